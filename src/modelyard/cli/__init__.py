@@ -1,0 +1,149 @@
+"""The command line: parsing and printing, with no logic of its own.
+
+Each command lives in a module that is imported only when the command is used, so that `modelyard --help` answers
+before a heavy library is touched.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from modelyard import __version__
+from modelyard.errors import BlueprintError, ModelyardError
+
+__all__ = ["COMMANDS", "main", "root"]
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("project", "Start a project in a folder."),
+    "check": ("project", "Say everything that is wrong in a blueprint."),
+    "blueprint": ("project", "Schema and description of blueprints."),
+    "doctor": ("project", "Look for what is missing on this machine or broken in this project."),
+    "plan": ("runs", "Show the task graph: what would run, and what is cached."),
+    "run": ("runs", "Run a blueprint."),
+    "why": ("runs", "Say why a step ran, or why it was answered from the cache."),
+    "logs": ("runs", "Show what a step printed."),
+    "ls": ("runs", "List runs, models, services, packages or blueprints."),
+    "diff": ("runs", "Compare two runs."),
+    "submit": ("review", "Pack a run's model and submit it for review."),
+    "review": ("review", "Show the evidence of a version."),
+    "approve": ("review", "Approve a version (managers)."),
+    "reject": ("review", "Reject a version (managers)."),
+    "release": ("review", "Release an approved version to an environment (managers)."),
+    "rollback": ("review", "Bring the version before back, and hold the environment (managers)."),
+    "lift": ("review", "Lift the hold that a rollback left (managers)."),
+    "show": ("review", "Tell the story of a model: who did what, when, on what."),
+    "up": ("services", "Serve what is released to each environment."),
+    "down": ("services", "Stop the services."),
+    "predict": ("services", "Send rows to a running service."),
+    "verify": ("upkeep", "Check every stored byte against its digest."),
+    "gc": ("upkeep", "Remove stored objects that nothing refers to."),
+    "catalog": ("upkeep", "Rebuild the catalog from Git and the store."),
+    "completion": ("shell", "Print the shell completion script."),
+    "demo": ("demo", "Run the whole loop on MNIST, from a blueprint to a hot-swapped service."),
+    "task": ("runs", "Execute one task from its JSON call (what executors start)."),
+}
+"""Command to the module that holds it and its one-line help."""
+
+HIDDEN = {"task"}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and one-line helps, and imports a command's module when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (the signature is click's)
+        """Return the commands in the order of the work, not of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the module that holds a command, and return the command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"modelyard.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = module.commands[cmd_name]
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the list of commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items() if name not in HIDDEN])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; a misspelt one is answered with the nearest."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib  # noqa: PLC0415  (only a misspelt command pays for it)
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="modelyard")
+@click.option("-C", "--project", default=".", metavar="FOLDER", help="Project folder (default: here).")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def root(ctx: click.Context, project: str, debug: bool) -> None:
+    """From one declarative blueprint to a reviewed, released, hot-swappable machine-learning service.
+
+    Exit codes: 0 done, 1 internal error, 2 wrong input, 3 refused by a rule or a role, 4 damaged bytes, 5 busy,
+    6 storage, 7 a run failed, 130 interrupted.
+    """
+    ctx.obj = {"project": project, "debug": debug}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code.
+
+    Args:
+        arguments: Without the program's name; left out: those of this process.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words or bool(os.environ.get("MODELYARD_DEBUG"))
+    try:
+        root.main(args=words, prog_name="modelyard", standalone_mode=False)
+        code = 0
+    except click.exceptions.Exit as leave:
+        code = leave.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        code = 130
+    except ModelyardError as error:
+        if debug:
+            traceback.print_exc()
+        report(error)
+        code = error.exit_code
+    except BrokenPipeError:
+        # The reader of our output left (`| head`); a second error while flushing would only be noise.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"internal error: {type(error).__name__}: {error}", err=True)
+        click.echo("  This is a defect in Modelyard; run it again with --debug and report what it prints.", err=True)
+        code = 1
+    sys.exit(code)
+
+
+def report(error: ModelyardError) -> None:
+    """Print an error as users read it: what, where, and the remedy."""
+    if isinstance(error, BlueprintError):
+        for problem in error.problems:
+            click.echo(f"{click.style('error:', fg='red')} {problem}", err=True)
+        return
+    place = f"{error.where}: " if error.where else ""
+    click.echo(f"{click.style('error:', fg='red')} {place}{error.what}", err=True)
+    if error.remedy:
+        click.echo(f"  {error.remedy}", err=True)

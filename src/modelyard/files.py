@@ -1,0 +1,139 @@
+"""Files that appear whole or not at all, digests, and the one translation of OSError into StorageError."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from modelyard.errors import StorageError
+
+__all__ = [
+    "blake3_bytes",
+    "blake3_file",
+    "canonical_json",
+    "durable_rename",
+    "sha256_file",
+    "storage_error",
+    "storage_errors",
+    "sync_folder",
+    "temporary_beside",
+    "write_atomically",
+]
+
+_REMEDIES = {
+    errno.ENOSPC: ("The disk is full.", "Free some space (`modelyard gc` may help) and try again."),
+    errno.EDQUOT: ("The disk quota is used up.", "Free some space (`modelyard gc` may help) and try again."),
+    errno.EROFS: ("The file system is read-only.", "Mount it writable, or name another folder in the settings."),
+    errno.EACCES: ("Permission denied.", "Give your user the right to it, or name another folder in the settings."),
+    errno.EPERM: ("Operation not permitted.", "Give your user the right to it, or name another folder."),
+    errno.EMFILE: ("Too many open files.", "Raise the limit with `ulimit -n`."),
+    errno.ENOENT: ("No such file or folder.", "See whether something else removed it."),
+    errno.EIO: ("The disk reports an input/output error.", "Check the disk, then run `modelyard verify`."),
+}
+
+_counter = itertools.count()
+
+
+def storage_error(path: Path | str, error: OSError) -> StorageError:
+    """Return the StorageError that tells a user what an OSError on a path means and what to do about it."""
+    what, remedy = _REMEDIES.get(error.errno or 0, (f"{error.strerror or error}.", "See whether the path is usable."))
+    return StorageError(what, where=str(path), remedy=remedy)
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path | str) -> Iterator[None]:
+    """Turn an OSError of the block into a StorageError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def sync_folder(folder: Path | str) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return an unused name in the same folder, for what is later renamed to `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{next(_counter)}.{os.urandom(4).hex()}.tmp")
+
+
+def durable_rename(temp: Path, target: Path) -> None:
+    """Rename within one file system so that the new name survives a power cut; the content is synced already.
+
+    Raises:
+        StorageError: The target's folder can't be written.
+    """
+    with storage_errors(target):
+        temp.replace(target)
+        sync_folder(target.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old bytes or the new ones, and never a part.
+
+    Missing parent folders are made. When the call returns, the bytes survive a power cut.
+
+    Raises:
+        StorageError: A full disk, a read-only folder; the old file is untouched and nothing is left beside it.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temp = temporary_beside(path)
+        try:
+            with temp.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temp.replace(path)
+        except BaseException:
+            temp.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one JSON text of a value: sorted keys, no spaces, UTF-8.
+
+    Structs, dataclasses, tuples and sets are taken as msgspec takes them; NaN and infinities become null.
+    """
+    return msgspec.json.encode(value, order="sorted")
+
+
+def blake3_bytes(data: bytes | memoryview) -> str:
+    """Return the BLAKE3 digest as 64 hexadecimal digits."""
+    return blake3(data).hexdigest()
+
+
+def blake3_file(path: Path) -> str:
+    """Return the BLAKE3 digest of a file, memory-mapped and on all cores where it is large.
+
+    Raises:
+        StorageError: The file can't be read.
+    """
+    with storage_errors(path):
+        return blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 digest of a file as 64 hexadecimal digits.
+
+    Raises:
+        StorageError: The file can't be read.
+    """
+    with storage_errors(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -165,6 +165,9 @@ class Bus(Protocol):
     def subscribe(self, topic: str, consumer: str) -> Iterator[Mapping[str, Any]]:
         """Yield the messages that this consumer has not acknowledged; going on to the next acknowledges the last."""
 
+    def history(self, topic: str) -> Iterator[Mapping[str, Any]]:
+        """Yield every message of the topic from the first on, acknowledging nothing."""
+
     def wait(self, topic: str, timeout: float) -> bool:
         """Block until the topic has grown since the last call, or for `timeout` seconds; say whether it has."""
 

@@ -145,6 +145,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         environment: Python, platform and the version of every installed distribution.
         resumed: Id of the run this one goes on from, or None.
         pid: Process that runs it, so that a dead one can be told.
+        host: Machine that runs it, as `socket.gethostname()` says.
+        process: Boot and start time of that process, so that a later one with the same pid is not taken for it;
+            an empty text where unknown.
     """
 
     id: str
@@ -163,6 +166,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     resumed: str | None = None
     pid: int = 0
     host: str = ""
+    process: str = ""
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -105,6 +105,8 @@ class Context(Protocol):
     """An empty folder of this attempt's own, removed afterwards."""
     seed: int
     """For random numbers."""
+    cores: float | None
+    """CPU cores that the step asked for, or None."""
 
     def log(self, message: str) -> None:
         """Write one line to the task's log."""

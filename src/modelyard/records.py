@@ -220,6 +220,9 @@ class TaskCall(msgspec.Struct, frozen=True, kw_only=True):
         seed: For the step's random numbers.
         attempt: Counted from 1.
         timeout: Seconds, or None.
+        target_label: Label of the node it wants to run on, or None; executors on one machine ignore it.
+        cores: CPU cores it wants, or None.
+        memory: Memory it wants, such as `2Gi`, or None.
     """
 
     run: str
@@ -236,6 +239,9 @@ class TaskCall(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     attempt: int = 1
     timeout: float | None = None
+    target_label: str | None = None
+    cores: float | None = None
+    memory: str | None = None
 
 
 class TaskResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,107 @@
+"""Printing: text for people, JSON for programs, the same facts in both."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from modelyard.yard import Yard
+
+__all__ = ["ago", "clock", "console", "json_option", "print_json", "short", "span", "table", "yard_of"]
+
+STATE_STYLE = {
+    "succeeded": "green",
+    "cached": "cyan",
+    "approved": "green",
+    "live": "green",
+    "ready": "green",
+    "running": "yellow",
+    "new": "yellow",
+    "run": "yellow",
+    "failed": "red",
+    "rejected": "red",
+    "interrupted": "red",
+    "cancelled": "red",
+    "skipped": "bright_black",
+    "unknown": "bright_black",
+    "stopped": "bright_black",
+}
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that colours only a terminal, and does not wrap what is piped."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, soft_wrap=not stream.isatty())
+
+
+def yard_of(ctx: click.Context) -> Yard:
+    """Open the project that the command line names."""
+    return Yard.open(ctx.find_root().obj["project"])
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON; records, dataclasses and paths included."""
+    click.echo(json.dumps(msgspec.to_builtins(value, enc_hook=str), indent=2, ensure_ascii=False))
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:
+    """Print rows under headings; words that are states get their colour.
+
+    Args:
+        headings: One for each column.
+        rows: Cells, printed by `str`.
+        empty: What to say where there are no rows.
+    """
+    if not rows:
+        click.echo(empty)
+        return
+    # A pipe gets the whole of each cell: a table cut to 80 columns would lose digests.
+    grid = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for heading in headings:
+        grid.add_column(heading, no_wrap=True)
+    for row in rows:
+        cells = [str(cell) for cell in row]
+        grid.add_row(*(f"[{STATE_STYLE[cell]}]{cell}[/]" if cell in STATE_STYLE else cell for cell in cells))
+    out = console()
+    if not sys.stdout.isatty():
+        out.width = 10_000
+    out.print(grid)
+
+
+def clock(seconds: float) -> str:
+    """Return a time as `2026-01-31 14:25:01` in UTC, or a dash for 0."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S") if seconds else "-"
+
+
+def ago(seconds: float, now: float) -> str:
+    """Return how long ago a time was, in its largest unit."""
+    passed = max(0.0, now - seconds)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if passed >= size:
+            return f"{int(passed // size)} {unit} ago"
+    return f"{int(passed)} s ago"
+
+
+def span(seconds: float) -> str:
+    """Return a duration in the unit that reads best."""
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+
+
+def short(digest: str | None) -> str:
+    """Return the first twelve digits of a digest, enough to name it in a project."""
+    return digest[:12] if digest else "-"
+

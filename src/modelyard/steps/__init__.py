@@ -1,0 +1,1 @@
+"""The built-in step kinds: functions `(context, *, ports, parameters) -> {output: value}` that the engine calls."""

@@ -107,6 +107,8 @@ class Context(Protocol):
     """For random numbers."""
     cores: float | None
     """CPU cores that the step asked for, or None."""
+    outputs: tuple[str, ...]
+    """Names of the outputs that the step must produce."""
 
     def log(self, message: str) -> None:
         """Write one line to the task's log."""

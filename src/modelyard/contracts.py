@@ -152,11 +152,15 @@ class Flavour(Protocol):
 
     name: ClassVar[str]
 
-    def save(self, model: Any, folder: Path) -> None:
-        """Write the model as files into a folder, with no pickle, and with `model.onnx` beside where it can be made."""
+    def save(self, model: Any, folder: Path) -> Mapping[str, Any]:
+        """Write the model as files into a folder, with no pickle, and with `model.onnx` beside where it can be made.
+
+        Returns facts that `model.json` keeps: `head` (`logits`, `probabilities`, `labels` or `value`), and where known
+        `onnx` ({file, input, output}) or `onnx_missing` (a sentence), `classes`, `input_shape`, `outputs`, `flat`.
+        """
 
     def load(self, folder: Path) -> Predictor:
-        """Load the model; raises IntegrityError where a file holds types outside the trusted list."""
+        """Load the model as a predictor from `input` (float32, rows first) to `scores`; raises IntegrityError where a file holds types outside the trusted list."""
 
 
 @runtime_checkable

@@ -1,0 +1,1 @@
+"""Wire formats, each generated from a contract: JSON, CSV and protobuf."""

@@ -1,0 +1,378 @@
+"""Trees as folders: from a folder into objects, and from objects into a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from modelyard.errors import BusyError, IntegrityError, StorageError
+from modelyard.files import storage_error, storage_errors
+from modelyard.store.guard import Gate, TempArea
+from modelyard.store.index import Stamp, StatIndex, stamp_of
+from modelyard.store.local import REFRESH_SECONDS
+from modelyard.store.parts import StoreObjects
+from modelyard.store.tree import SMALL_BYTES, Bundler, Entry, Found, Manifest, decode_manifest, scan
+
+__all__ = ["TreeCache", "Trees", "clone_file"]
+
+_FICLONE = 0x40049409
+_COPY_CHUNK = 256 << 20
+
+
+class _Added(msgspec.Struct, frozen=True, array_like=True):
+    """What an added folder looked like, and the tree it became."""
+
+    digest: str
+    entries: tuple[Entry, ...]
+    stamps: tuple[Stamp, ...]
+    folders: tuple[str, ...]
+
+
+class _Fetched(msgspec.Struct, frozen=True, array_like=True):
+    """What a folder of the cache consists of: files of its own, and links to objects."""
+
+    own: list[tuple[str, Stamp]]
+    links: list[tuple[str, str]]
+
+
+class Trees:
+    """Adds folders, and writes them out again.
+
+    Args:
+        objects: Where the bytes are.
+        index: Remembers what added folders looked like.
+    """
+
+    def __init__(self, objects: StoreObjects, index: StatIndex) -> None:
+        self._objects = objects
+        self._index = index
+
+    def add(self, root: Path) -> tuple[str, Manifest | None]:
+        """Keep a folder; return its digest, and its manifest unless the folder was found unchanged."""
+        files, empty = scan(root)
+        key = f"folder:{os.path.abspath(root)}"  # noqa: PTH100  (resolving links would merge two folders' facts)
+        before = self._recall(key)
+        if before is not None and self._unchanged(before, files, empty):
+            return before.digest, None
+        started = time.time_ns()
+        large = {} if before is None else self._large(before)
+        digest, manifest = self._keep(root, files, empty, large)
+        if all(found.stamp.settled(started) for found in files):
+            stamps = tuple(found.stamp for found in files)
+            added = _Added(digest, manifest.entries, stamps, manifest.folders)
+            self._index.remember(key, msgspec.msgpack.encode(added))
+        return digest, manifest
+
+    def take(self, root: Path) -> tuple[str, Manifest]:
+        """Keep a folder of the store's own temporary area; its large files are moved away."""
+        files, empty = scan(root)
+        return self._keep(root, files, empty, {}, take=True)
+
+    def manifest(self, digest: str) -> Manifest:
+        """Return the manifest of a tree, verified."""
+        return decode_manifest(self._objects.get(digest), digest)
+
+    def write(self, manifest: Manifest, root: Path, *, link: bool) -> _Fetched:
+        """Write a tree into an empty folder.
+
+        Args:
+            manifest: The tree.
+            root: An existing, empty folder.
+            link: Whether large files may be links to objects, and small ones are read-only.
+        """
+        for folder in sorted({entry.path.rpartition("/")[0] for entry in manifest.entries} | set(manifest.folders)):
+            if folder:
+                with storage_errors(root / folder):
+                    (root / folder).mkdir(parents=True, exist_ok=True)
+        own: list[tuple[str, Stamp]] = []
+        links: list[tuple[str, str]] = []
+        for entry, data in self._small(manifest):
+            mode = (0o555 if entry.executable else 0o444) if link else (0o777 if entry.executable else 0o666)
+            own.append((entry.path, _write_new(f"{root}/{entry.path}", data, mode)))
+        for entry in manifest.large:
+            source, target = self._objects.fetch(entry.digest), root / entry.path
+            if link and not entry.executable:
+                with storage_errors(target):
+                    target.symlink_to(source)
+                links.append((entry.path, entry.digest))
+            else:
+                clone_file(source, target, (0o777 if entry.executable else 0o666) & (0o555 if link else 0o777))
+                own.append((entry.path, stamp_of(target.stat())))
+        return _Fetched(own, links)
+
+    def _small(self, manifest: Manifest) -> Iterator[tuple[Entry, memoryview]]:
+        entries = iter(manifest.small)
+        bundles: Iterable[tuple[bytes, int]] = (
+            (self._objects.get(digest), count) for digest, count in manifest.bundles
+        )
+        if not manifest.bundles:
+            bundles = [(manifest.inline, len(manifest.small))]
+        for data, count in bundles:
+            view, offset = memoryview(data), 0
+            for _, entry in zip(range(count), entries, strict=False):
+                yield entry, view[offset : offset + entry.size]
+                offset += entry.size
+            if offset != len(data):
+                raise IntegrityError("A tree's bundle is not as long as the files in it.")
+
+    def _keep(
+        self,
+        root: Path,
+        files: list[Found],
+        empty: list[str],
+        large: dict[tuple[str, Stamp], str],
+        *,
+        take: bool = False,
+    ) -> tuple[str, Manifest]:
+        bundler = Bundler(self._objects.put)
+        entries = []
+        for found in files:
+            path = f"{root}/{found.path}"
+            if found.stamp.size <= SMALL_BYTES:
+                data = _read(path, found)
+                entry = Entry(found.path, len(data), found.executable, blake3(data).hexdigest())
+                bundler.add(entry, data)
+            else:
+                digest = large.get((found.path, found.stamp)) or self._keep_large(Path(path), found, take=take)
+                entry = Entry(found.path, found.stamp.size, found.executable, digest)
+            entries.append(entry)
+        bundles, inline = bundler.finish()
+        manifest = Manifest(entries=tuple(entries), folders=tuple(empty), bundles=bundles, inline=inline)
+        return self._objects.put(manifest.encode()), manifest
+
+    def _keep_large(self, path: Path, found: Found, *, take: bool) -> str:
+        if take:
+            return self._objects.take_file(path)
+        digest = self._objects.put_file(path)
+        with storage_errors(path):
+            after = stamp_of(path.stat())
+        if after != found.stamp:
+            raise _changing(str(path))
+        return digest
+
+    def _recall(self, key: str) -> _Added | None:
+        data = self._index.recall(key)
+        try:
+            return msgspec.msgpack.decode(data, type=_Added) if data else None
+        except msgspec.DecodeError:
+            return None
+
+    def _unchanged(self, before: _Added, files: list[Found], empty: list[str]) -> bool:
+        if len(files) != len(before.entries) or list(before.folders) != empty:
+            return False
+        for found, entry, stamp in zip(files, before.entries, before.stamps, strict=True):
+            if found.stamp != stamp or found.path != entry.path or found.executable != entry.executable:
+                return False
+        if not self._objects.renew(before.digest):
+            return False
+        return all(self._objects.renew(digest) for digest in self.manifest(before.digest).objects)
+
+    def _large(self, before: _Added) -> dict[tuple[str, Stamp], str]:
+        return {
+            (entry.path, stamp): entry.digest
+            for entry, stamp in zip(before.entries, before.stamps, strict=True)
+            if not entry.small and self._objects.renew(entry.digest)
+        }
+
+
+class TreeCache:
+    """Trees as read-only folders that every process shares, at a path that stays.
+
+    `<digest>/files` is the tree, and `<digest>/known` says what its files looked like when they were written; both
+    appear by one rename.
+
+    Args:
+        folder: Where the trees lie.
+        trees: Writes them.
+        objects: Says whether a linked object is still intact.
+        temp: Where trees are built; on the same file system.
+        gate: Held while a damaged tree is replaced.
+    """
+
+    def __init__(self, folder: Path, trees: Trees, objects: StoreObjects, temp: TempArea, gate: Gate) -> None:
+        self._folder = folder
+        self._trees = trees
+        self._objects = objects
+        self._temp = temp
+        self._gate = gate
+
+    def fetch(self, digest: str) -> Path:
+        """Return the folder of a tree, built or checked."""
+        home = self._folder / digest
+        if self._intact(home):
+            return home / "files"
+        built = self._temp.folder()
+        try:
+            (built / "files").mkdir()
+            self._seal(built, self._trees.write(self._trees.manifest(digest), built / "files", link=True))
+            self._settle(built, home)
+        finally:
+            shutil.rmtree(built, ignore_errors=True)
+        return home / "files"
+
+    def adopt(self, built: Path, digest: str, manifest: Manifest) -> None:
+        """Make a folder that was just taken into the objects the cached tree: links replace what was moved away."""
+        if any(entry.executable for entry in manifest.entries):
+            return
+        files = built / "files"
+        own: list[tuple[str, Stamp]] = []
+        with storage_errors(files):
+            for entry in manifest.small:
+                path = files / entry.path
+                path.chmod(0o444)
+                own.append((entry.path, stamp_of(path.stat())))
+            links = [(entry.path, entry.digest) for entry in manifest.large]
+            for path_in_tree, object_digest in links:
+                (files / path_in_tree).symlink_to(self._objects.fetch(object_digest))
+        self._seal(built, _Fetched(own, links))
+        self._settle(built, self._folder / digest)
+
+    def digests(self) -> Iterator[tuple[str, float]]:
+        """Yield every cached tree, and when it was last used."""
+        for home in self._folder.iterdir() if self._folder.is_dir() else ():
+            with contextlib.suppress(OSError):
+                yield home.name, (home / "known").stat().st_mtime
+
+    def drop(self, digest: str) -> None:
+        """Remove a cached tree; whoever has it mapped keeps the bytes."""
+        home = self._folder / digest
+        aside = Path(self._temp.file())
+        with contextlib.suppress(FileNotFoundError), _unless_missing(home):
+            home.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _intact(self, home: Path) -> bool:
+        known = f"{home}/known"
+        try:
+            with open(known, "rb") as file:  # noqa: PTH123
+                fetched = msgspec.msgpack.decode(file.read(), type=_Fetched)
+                used = os.fstat(file.fileno()).st_mtime
+            for path, stamp in fetched.own:
+                if stamp_of(os.stat(f"{home}/files/{path}")) != stamp:  # noqa: PTH116
+                    return False
+            for path, digest in fetched.links:
+                if os.readlink(f"{home}/files/{path}") != str(self._objects.fetch(digest)):  # noqa: PTH115
+                    return False
+        except (OSError, msgspec.DecodeError):
+            return False
+        if time.time() - used > REFRESH_SECONDS:
+            with contextlib.suppress(OSError):
+                os.utime(known)
+        return True
+
+    def _seal(self, built: Path, fetched: _Fetched) -> None:
+        _write_new(f"{built}/known", msgspec.msgpack.encode(fetched), 0o644)
+
+    def _settle(self, built: Path, home: Path) -> None:
+        with storage_errors(home):
+            if _moved(built, home):
+                return
+            with self._gate.shared(), self._repair.alone():
+                if not self._intact(home):
+                    self.drop(home.name)
+                    _moved(built, home)
+
+    @property
+    def _repair(self) -> Gate:
+        return Gate(self._folder.parent / "repair.lock")
+
+
+def clone_file(source: Path, target: Path, mode: int) -> None:
+    """Copy a file to a path that does not exist: by reference where the file system can, else inside the kernel.
+
+    Raises:
+        StorageError: The target can't be written; nothing is left there.
+    """
+    with storage_errors(source), source.open("rb", buffering=0) as reader, storage_errors(target):
+        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
+        try:
+            _clone(reader.fileno(), descriptor)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+
+
+def _clone(source: int, target: int) -> None:
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        # Not every file system shares blocks, and none does across devices.
+        try:
+            while os.copy_file_range(source, target, _COPY_CHUNK):
+                pass
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            os.lseek(source, 0, os.SEEK_SET)
+            os.lseek(target, 0, os.SEEK_SET)
+            while data := os.read(source, 8 << 20):
+                os.write(target, data)
+
+
+def _moved(built: Path, home: Path) -> bool:
+    """Rename; False where something lies there already."""
+    try:
+        built.rename(home)
+    except FileNotFoundError:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        return _moved(built, home)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
+
+
+@contextlib.contextmanager
+def _unless_missing(path: Path) -> Iterator[None]:
+    """Turn an OSError into a StorageError, but let FileNotFoundError pass."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def _read(path: str, found: Found) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.read(descriptor, SMALL_BYTES + 1)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    if len(data) != found.stamp.size:
+        raise _changing(path)
+    return data
+
+
+def _write_new(path: str, data: bytes | memoryview, mode: int) -> Stamp:
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
+        try:
+            if os.write(descriptor, data) != len(data):
+                raise StorageError("The disk took only a part of the file.", where=path, remedy="Free some space.")
+            return stamp_of(os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def _changing(path: str) -> BusyError:
+    return BusyError(
+        "The file changed while it was read.", where=path, remedy="Wait until it is written, and try again."
+    )

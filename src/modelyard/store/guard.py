@@ -1,0 +1,198 @@
+"""What keeps a local store whole: one lock, a temporary folder for each process, and the syncs that are still owed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import shutil
+import socket
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+from modelyard.files import storage_error, storage_errors, sync_folder
+
+__all__ = ["Gate", "Pending", "TempArea"]
+
+
+class Gate:
+    """The lock file of a store: writers that rely on an old object pass together, collection passes alone.
+
+    Args:
+        path: The lock file; made on first use.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """Pass together with other writers; collection waits."""
+        with self._held(fcntl.LOCK_SH):
+            yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Pass alone."""
+        with self._held(fcntl.LOCK_EX):
+            yield
+
+    @contextlib.contextmanager
+    def _held(self, how: int) -> Iterator[None]:
+        # Opened each time: the lock belongs to the open file, and threads that shared one would release each other's.
+        with storage_errors(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            with storage_errors(self._path):
+                fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+class TempArea:
+    """A folder under `tmp/` for one process, locked as long as the process lives.
+
+    The kernel drops the lock of a process that dies in any way, so collection can tell leftovers from work in
+    progress, also across containers where process numbers mean nothing.
+
+    Args:
+        root: The `tmp` folder; on the file system of the objects.
+        gate: The store's lock; held while the folder is made.
+    """
+
+    def __init__(self, root: Path, gate: Gate) -> None:
+        self._root = root
+        self._gate = gate
+        self._mutex = threading.Lock()
+        self._counter = itertools.count()
+        self._folder: str | None = None
+        self._owner = 0
+
+    def file(self) -> str:
+        """Return an unused path."""
+        return f"{self._area()}/{next(self._counter)}-{os.urandom(3).hex()}"
+
+    def folder(self) -> Path:
+        """Return a new, empty folder; the caller moves or removes it."""
+        path = Path(self.file())
+        with storage_errors(path):
+            path.mkdir()
+        return path
+
+    def sweep(self) -> int:
+        """Remove what dead processes left, and return how many bytes that freed. Call it alone in the gate."""
+        freed = 0
+        for area in self._root.iterdir() if self._root.is_dir() else ():
+            with contextlib.suppress(OSError):
+                descriptor = os.open(area, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    freed += sum(path.lstat().st_size for path in area.rglob("*") if not path.is_dir())
+                    shutil.rmtree(area)
+                finally:
+                    os.close(descriptor)
+        return freed
+
+    def _area(self) -> str:
+        if self._folder is None or self._owner != os.getpid():
+            with self._mutex:
+                if self._folder is None or self._owner != os.getpid():
+                    self._folder = self._make()
+                    self._owner = os.getpid()
+        return self._folder
+
+    def _make(self) -> str:
+        folder = self._root / f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        with self._gate.shared(), storage_errors(folder):
+            folder.mkdir(parents=True)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        weakref.finalize(self, _leave, str(folder), descriptor, os.getpid())
+        return str(folder)
+
+
+def _leave(folder: str, descriptor: int, owner: int) -> None:
+    # A forked child has a copy of this object, and must not take its parent's folder away.
+    if owner == os.getpid():
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+class Pending:
+    """Files that are in place and not yet synced.
+
+    Syncing each object when it is written costs 0.2 to 0.4 ms; an object matters only when a name leads to it, so the
+    sync waits for the next name (or `sync()`), which then pays for all of them together.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.RLock()
+        self._objects: dict[str, None] = {}
+        self._names: dict[str, None] = {}
+        self._held = 0
+
+    @property
+    def held(self) -> bool:
+        """Whether names, too, wait for `sync()`."""
+        return self._held > 0
+
+    def object(self, path: str) -> None:
+        """Note an object that was put in place."""
+        self._objects[path] = None
+
+    def name(self, path: str) -> None:
+        """Note a name that was put in place."""
+        self._names[path] = None
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Let names wait for the end of the block, where everything is synced at once."""
+        with self._mutex:
+            self._held += 1
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._held -= 1
+            if not self.held:
+                self.sync()
+
+    def sync(self) -> None:
+        """Make everything that was noted survive a power cut.
+
+        Raises:
+            StorageError: The disk did not take an object; that object is removed.
+        """
+        # Held throughout: a name that follows must not overtake objects that another thread is syncing right now.
+        with self._mutex:
+            if self._objects:
+                objects, self._objects = self._objects, {}
+                _sync_files(objects)
+            if self._names:
+                names, self._names = self._names, {}
+                _sync_files(names)
+
+
+def _sync_files(paths: dict[str, None]) -> None:
+    folders: dict[str, None] = {}
+    for path in paths:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            os.unlink(path)  # noqa: PTH108
+            raise storage_error(path, error) from error
+        finally:
+            os.close(descriptor)
+        folders[os.path.dirname(path)] = None  # noqa: PTH120
+    for folder in folders:
+        with storage_errors(folder):
+            sync_folder(folder)

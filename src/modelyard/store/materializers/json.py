@@ -1,0 +1,53 @@
+"""Plain values as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+__all__ = ["JsonMaterializer"]
+
+_FILE = "value.json"
+
+
+class JsonMaterializer:
+    """None, truth values, numbers, texts, lists, and mappings with text keys.
+
+    NaN and infinities are kept (written as `NaN` and `Infinity`, which Python reads but RFC 8259 does not know).
+    A tuple comes back as a list. Keys keep their order.
+    """
+
+    name: ClassVar[str] = "json"
+
+    def accepts(self, value: Any) -> bool:
+        """Say whether the value consists of nothing else, all the way down."""
+        waiting = [value]
+        while waiting:
+            item = waiting.pop()
+            kind = type(item)
+            if kind in (list, tuple):
+                waiting.extend(item)
+            elif kind is dict:
+                if not all(type(key) is str for key in item):
+                    return False
+                waiting.extend(item.values())
+            elif item is not None and kind not in (bool, int, float, str):
+                return False
+        return True
+
+    def save(self, value: Any, folder: Path) -> Mapping[str, Any]:
+        """Write `value.json`."""
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        (folder / _FILE).write_bytes(text.encode("utf-8", "surrogatepass"))
+        summary: dict[str, Any] = {"type": type(value).__name__}
+        if isinstance(value, list | tuple | dict):
+            summary["length"] = len(value)
+        elif len(text) <= 100:
+            summary["value"] = text
+        return summary
+
+    def load(self, folder: Path) -> Any:
+        """Return the value."""
+        return json.loads((folder / _FILE).read_bytes().decode("utf-8", "surrogatepass"))

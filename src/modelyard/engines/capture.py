@@ -1,0 +1,175 @@
+"""A task's log: what a step prints, logs or tells goes to one file, and line by line to a listener."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from modelyard.contracts import Listener
+from modelyard.files import storage_errors
+from modelyard.records import Event, EventKind, TaskCall
+
+__all__ = ["Capture", "Lines", "TaskLog"]
+
+LONGEST_LINE = 64 * 1024
+"""Bytes after which a line without an end is cut: a step that prints one endless line must not fill the memory."""
+
+
+class Lines:
+    """Cuts a stream of bytes into lines of text.
+
+    What a progress bar wrote over with a carriage return is dropped, as a terminal would show it.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[str]:
+        """Return the lines that these bytes complete."""
+        *whole, rest = (self._rest + data).split(b"\n")
+        if len(rest) > LONGEST_LINE:
+            whole.append(rest)
+            rest = b""
+        self._rest = rest
+        return [self._text(line) for line in whole]
+
+    def finish(self) -> list[str]:
+        """Return what is left without a line end, and begin anew."""
+        rest, self._rest = self._rest, b""
+        return [self._text(rest)] if rest else []
+
+    @staticmethod
+    def _text(line: bytes) -> str:
+        return line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", errors="replace")
+
+
+class TaskLog:
+    """The log of one task, appended to whole line by whole line.
+
+    Args:
+        call: Names the file, the run and the task.
+        emit: Is told each line as an event.
+    """
+
+    def __init__(self, call: TaskCall, emit: Listener) -> None:
+        self._run = call.run
+        self._task = call.task
+        self._emit = emit
+        path = Path(call.log)
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def line(self, text: str, stream: str) -> None:
+        """Write one line.
+
+        Args:
+            text: Without its line end.
+            stream: `stdout`, `stderr`, `log`, or `output` for what came through the file descriptors.
+        """
+        data = text.encode("utf-8", errors="backslashreplace")
+        # A full disk must not turn a print into the step's failure: saving the outputs will say it better.
+        with contextlib.suppress(OSError):
+            os.write(self._file, data + b"\n")
+        line = {"line": data.decode("utf-8"), "stream": stream}
+        self._emit(Event(self._run, self._task, EventKind.LOG, time.time(), line))
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+class _Stream(io.RawIOBase):
+    """Stands in for standard output or error; between tasks, and in forked children, it writes to the descriptor."""
+
+    def __init__(self, capture: Capture, descriptor: int, name: str) -> None:
+        self._capture = capture
+        self._descriptor = descriptor
+        self._name = name
+        self._lines = Lines()
+        self._owner = os.getpid()
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def write(self, data: Any) -> int:
+        """Pass on the lines that are complete."""
+        content = bytes(data)
+        log = self._capture.log
+        if log is None or os.getpid() != self._owner:
+            return os.write(self._descriptor, content)
+        for line in self._lines.feed(content):
+            log.line(line, self._name)
+        return len(content)
+
+    def finish(self) -> None:
+        """Pass on a last line without an end."""
+        lines = self._lines.finish()
+        if self._capture.log is not None:
+            for line in lines:
+                self._capture.log.line(line, self._name)
+
+
+class _Handler(logging.Handler):
+    """Takes the records of the `logging` module into the task's log."""
+
+    def __init__(self, capture: Capture) -> None:
+        super().__init__()
+        self._capture = capture
+        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, line by line."""
+        log = self._capture.log
+        if log is not None:
+            for line in self.format(record).splitlines():
+                log.line(line, "log")
+
+
+class Capture:
+    """Python's own output streams and its logging, led into the log of whichever task runs now.
+
+    It lives as long as its process: a step's code may keep `sys.stdout` beyond its task.
+    """
+
+    def __init__(self) -> None:
+        self.log: TaskLog | None = None
+        self._raw = (_Stream(self, 1, "stdout"), _Stream(self, 2, "stderr"))
+        self._stdout, self._stderr = (
+            io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
+            for raw in self._raw
+        )
+        self._handler = _Handler(self)
+
+    @contextlib.contextmanager
+    def into(self, log: TaskLog) -> Iterator[None]:
+        """Lead all output of the block into a log."""
+        before = sys.stdout, sys.stderr
+        root = logging.getLogger()
+        level = root.level
+        self.log = log
+        sys.stdout, sys.stderr = self._stdout, self._stderr
+        root.addHandler(self._handler)
+        # An untouched root logger would swallow what a step says with logging.info.
+        if level == logging.WARNING:
+            root.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            for text, raw in zip((self._stdout, self._stderr), self._raw, strict=True):
+                text.flush()
+                raw.finish()
+            root.removeHandler(self._handler)
+            root.setLevel(level)
+            sys.stdout, sys.stderr = before
+            self.log = None

@@ -113,8 +113,8 @@ class Plan:
 
 
 _SHARED = frozenset(
-    ("id", "kind", "target_label", "estimated_time", "needs", "inputs", "outputs")
-    + ("retries", "retry_delay", "timeout", "cache", "cores", "memory")
+    {"id", "kind", "target_label", "estimated_time", "needs", "inputs", "outputs"}
+    | {"retries", "retry_delay", "timeout", "cache", "cores", "memory"}
 )
 """Fields of every step; the others are its parameters."""
 

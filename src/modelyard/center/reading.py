@@ -1,0 +1,178 @@
+"""From the repository to the state, reading only what is new: tags never change, so each is checked once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, cast
+
+import msgspec
+
+from modelyard.center.events import (
+    Approved,
+    HoldLifted,
+    Registered,
+    Rejected,
+    Released,
+    RolledBack,
+    Unreadable,
+    parse_tag_name,
+)
+from modelyard.center.people import PEOPLE_FILE, People, parse_people
+from modelyard.center.policy import Policies
+from modelyard.center.registry import Registry
+from modelyard.center.rules import fold
+from modelyard.center.signatures import Verifier
+from modelyard.center.tags import Repository, read_tag
+from modelyard.files import blake3_bytes
+
+__all__ = ["Cache", "Reader", "Snapshot"]
+
+CACHE_KIND = "center"
+CACHE_FORMAT = 1
+THREADS = 4  # checking a signature gives up the interpreter's lock
+
+AnyEvent = Registered | Approved | Rejected | Released | RolledBack | HoldLifted | Unreadable
+
+
+class Cache(Protocol):
+    """Where small, derived values are kept; the catalog is one. Losing it costs time, nothing else."""
+
+    def remember(self, kind: str, key: str, value: bytes) -> None:
+        """Keep a value under a kind and a key."""
+
+    def recall(self, kind: str, key: str) -> bytes | None:
+        """Return the value, or None."""
+
+
+class _Remembered(msgspec.Struct, array_like=True):
+    """What is known of a repository's tags: each parsed, its signature checked. People and policy are not in it.
+
+    Args:
+        format: Of this blob.
+        listing: BLAKE3 of the listing that the events are of.
+        lines: Listing's line of each event.
+        events: In the listing's order.
+        people_id: Id of the blob that `people` was read from.
+        people: Those of that blob.
+    """
+
+    format: int
+    listing: str
+    lines: list[bytes]
+    events: list[AnyEvent]
+    people_id: str
+    people: People
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The state at one moment, and what it was made of.
+
+    Args:
+        registry: The state.
+        people: Those of the commit HEAD.
+        has_people: Whether HEAD has a `people.yaml`.
+        events: Every tag in the grammar, also those that do not count.
+    """
+
+    registry: Registry
+    people: People
+    has_people: bool
+    events: list[AnyEvent]
+
+    def next_number(self, model: str) -> int:
+        """Return the number that a model's next tag takes."""
+        return max((event.number for event in self.events if event.model == model), default=0) + 1
+
+    def next_time(self, model: str, now: int) -> int:
+        """Return a date later than every tag of the model that counts, at best now.
+
+        GTO orders by a date of one second's resolution; our own fold does not.
+        """
+        found = self.registry.models.get(model)
+        return max(now, max((event.time for event in found.events), default=0) + 1) if found else now
+
+
+class Reader:
+    """Reads the state of a repository, again and again.
+
+    Args:
+        repository: Where the tags are.
+        policy: One for all models, or one by name.
+        cache: Remembers checked tags between processes; None: this object alone remembers.
+    """
+
+    def __init__(self, repository: Repository, policy: Policies, cache: Cache | None) -> None:
+        self._repository = repository
+        self._policy = policy
+        self._cache = cache
+        self._key = str(repository.git_folder)
+        self._verifier = Verifier()
+        self._known = _Remembered(CACHE_FORMAT, "", [], [], "", People())
+        self._asked_cache = cache is None
+        self._last: tuple[tuple[str, str], Snapshot] | None = None
+
+    def read(self) -> Snapshot:
+        """Return the state as it is now. Two calls to Git where nothing changed, a third for new tags.
+
+        Raises:
+            InputError: `people.yaml` in HEAD is wrong.
+        """
+        listing = self._repository.listing()
+        (people_file,) = self._repository.read([f"HEAD:{self._repository.prefix}{PEOPLE_FILE}"])
+        people_id = people_file.id if people_file else ""
+        digest = blake3_bytes(listing)
+        if self._last and self._last[0] == (digest, people_id):
+            return self._last[1]
+        self._recall()
+        known, changed = self._known, False
+        if known.people_id != people_id:
+            known.people = parse_people(people_file.content, f"{PEOPLE_FILE} (in HEAD)") if people_file else People()
+            known.people_id, changed = people_id, True
+        if known.listing != digest:
+            known.lines, known.events = self._events(listing, dict(zip(known.lines, known.events, strict=True)))
+            known.listing, changed = digest, True
+        if changed and self._cache is not None:
+            self._cache.remember(CACHE_KIND, self._key, msgspec.msgpack.encode(known))
+        registry = fold(known.events, self._policy, known.people)
+        snapshot = Snapshot(registry, known.people, people_file is not None, known.events)
+        self._last = ((digest, people_id), snapshot)
+        return snapshot
+
+    def _recall(self) -> None:
+        if self._asked_cache or self._cache is None:
+            return
+        self._asked_cache = True
+        blob = self._cache.recall(CACHE_KIND, self._key)
+        try:
+            known = msgspec.msgpack.decode(blob, type=_Remembered) if blob else self._known
+        except msgspec.MsgspecError:
+            return  # written by another version, or damaged: it is only a cache
+        if known.format == CACHE_FORMAT and len(known.lines) == len(known.events):
+            self._known = known
+
+    def _events(self, listing: bytes, known: dict[bytes, AnyEvent]) -> tuple[list[bytes], list[AnyEvent]]:
+        lines: list[bytes] = []
+        names: list[tuple[int, str]] = []
+        events: list[AnyEvent | None] = []
+        for line in listing.splitlines():
+            event = known.get(line)
+            if event is None:
+                name = line.partition(b" ")[2].decode(errors="surrogateescape")
+                if parse_tag_name(name) is None:
+                    continue
+                names.append((len(events), name))
+            lines.append(line)
+            events.append(event)
+        objects = self._repository.read([lines[place].partition(b" ")[0].decode() for place, _ in names])
+
+        def parsed(place: int) -> AnyEvent | None:
+            return cast(AnyEvent | None, read_tag(names[place][1], objects[place], self._verifier))
+
+        if len(names) < 100:
+            fresh = [parsed(place) for place in range(len(names))]
+        else:
+            with ThreadPoolExecutor(THREADS) as pool:
+                fresh = list(pool.map(parsed, range(len(names)), chunksize=64))
+        for (place, _), event in zip(names, fresh, strict=True):
+            events[place] = event
+        return lines, [event for event in events if event is not None]

@@ -1,0 +1,231 @@
+"""Talk to a running service from its folder."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+
+from modelyard.errors import BusyError, IntegrityError, NotFoundError, RunError
+from modelyard.files import storage_errors
+from modelyard.serving.control import connect
+from modelyard.serving.wire import (
+    Channel,
+    ControlReply,
+    ControlRequest,
+    Failed,
+    RollbackRequest,
+    ServiceStatus,
+    StatusRequest,
+    Stopping,
+    StopRequest,
+    Swapped,
+    SwapRequest,
+    error_of,
+)
+
+__all__ = ["SERVICE_FILE", "ServiceClient", "ServiceFile"]
+
+SERVICE_FILE = "service.json"
+
+
+class ServiceFile(msgspec.Struct, frozen=True):
+    """What `service.json` tells of a service that was started on its folder.
+
+    Args:
+        name: Of the service.
+        pid: Of the supervisor.
+        host: Address that it listens on.
+        port: Port that it listens on.
+        started: Seconds since 1970, UTC.
+    """
+
+    name: str
+    pid: int
+    host: str
+    port: int
+    started: float
+
+    @property
+    def url(self) -> str:
+        """Where the HTTP interface begins."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    @classmethod
+    def read(cls, folder: Path) -> ServiceFile | None:
+        """Return what the file says, or None where no service was ever started on the folder.
+
+        Raises:
+            IntegrityError: Something else than the service wrote the file.
+        """
+        path = folder / SERVICE_FILE
+        with storage_errors(path):
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                return None
+        try:
+            return msgspec.json.decode(data, type=cls)
+        except msgspec.MsgspecError as error:
+            raise IntegrityError(f"This is not a service's file: {error}.", where=str(path)) from error
+
+
+class ServiceClient:
+    """Asks the service on a folder. It holds no connection; each call makes its own.
+
+    Args:
+        folder: The service's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __repr__(self) -> str:
+        return f"ServiceClient({str(self.folder)!r})"
+
+    @property
+    def alive(self) -> bool:
+        """Whether a service runs on the folder; what a dead one left behind does not count."""
+        connection = connect(self.folder)
+        if connection is None:
+            return False
+        connection.close()
+        return True
+
+    @property
+    def url(self) -> str:
+        """Where the HTTP interface of the running service begins.
+
+        Raises:
+            NotFoundError: No service runs on the folder.
+        """
+        file = ServiceFile.read(self.folder)
+        if file is None or not self.alive:
+            raise self._missing()
+        return file.url
+
+    def status(self) -> ServiceStatus:
+        """Return how the service stands.
+
+        Raises:
+            NotFoundError: No service runs on the folder.
+        """
+        reply = self._ask(StatusRequest())
+        assert isinstance(reply, ServiceStatus)  # noqa: S101  (narrows the type; the protocol says so)
+        return reply
+
+    def swap(self, model: str, version: str, package: str) -> Swapped:
+        """Serve a version of a package; returns when every new request is answered by it.
+
+        A service that follows releases goes back to what is released at its next turn.
+
+        Args:
+            model: Name of the slot.
+            version: Such as `v1.2.0`.
+            package: Digest of the package.
+
+        Raises:
+            NotFoundError: No service runs on the folder, or there is no such package.
+            ModelyardError: Why the package can't be served; the old generation goes on answering.
+        """
+        reply = self._ask(SwapRequest(model, version, package))
+        assert isinstance(reply, Swapped)  # noqa: S101
+        return reply
+
+    def rollback(self, model: str) -> Swapped:
+        """Serve the previous generation again, without a load.
+
+        Raises:
+            NotFoundError: No service runs on the folder, or there is no previous generation.
+        """
+        reply = self._ask(RollbackRequest(model))
+        assert isinstance(reply, Swapped)  # noqa: S101
+        return reply
+
+    def stop(self, timeout: float = 30.0) -> None:
+        """Have the service finish what is in flight and stop, and wait for its end.
+
+        Args:
+            timeout: Seconds to wait.
+
+        Raises:
+            NotFoundError: No service runs on the folder.
+            BusyError: It did not end in time.
+        """
+        self._ask(StopRequest())
+        deadline = time.monotonic() + timeout
+        while self.alive:
+            if time.monotonic() > deadline:
+                raise BusyError(f"The service did not stop within {timeout:g} s.", where=str(self.folder))
+            time.sleep(0.02)
+
+    def wait_ready(self, timeout: float = 60.0) -> ServiceStatus:
+        """Wait until every model that should be live is, and return the status.
+
+        Args:
+            timeout: Seconds to wait.
+
+        Raises:
+            BusyError: The service runs and was not ready in time; it says what stands in the way.
+            NotFoundError: No service came to run on the folder.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            status = None
+            try:
+                status = self.status()
+                if status.ready:
+                    return status
+            except NotFoundError:
+                if time.monotonic() > deadline:
+                    raise
+            if status is not None and time.monotonic() > deadline:
+                raise BusyError(
+                    f"The service {status.name!r} was not ready within {timeout:g} s{_obstacle(status)}.",
+                    where=str(self.folder),
+                    remedy="Its log tells more.",
+                )
+            time.sleep(0.02)
+
+    def _ask(self, request: ControlRequest) -> ControlReply:
+        connection = connect(self.folder)
+        if connection is None:
+            raise self._missing()
+        channel: Channel[ControlReply] = Channel(connection, ControlReply)
+        try:
+            channel.send(request)
+            reply = channel.receive()
+        finally:
+            channel.close()
+        if reply is None:
+            if isinstance(request, StopRequest):
+                return Stopping()
+            raise RunError(
+                "The service died before it answered.",
+                where=str(self.folder),
+                remedy="Start it again; its log may tell why.",
+            )
+        if isinstance(reply, Failed):
+            raise error_of(reply.failure)
+        return reply
+
+    def _missing(self) -> NotFoundError:
+        file = ServiceFile.read(self.folder)
+        if file is None:
+            return NotFoundError(
+                "No service runs here.", where=str(self.folder), remedy="Start one with `modelyard up`."
+            )
+        return NotFoundError(
+            f"The service {file.name!r} does not run; process {file.pid}, which served it last, is gone.",
+            where=str(self.folder),
+            remedy="Start it with `modelyard up`; it goes on with what it served last.",
+        )
+
+
+def _obstacle(status: ServiceStatus) -> str:
+    failures = [status.failure] if status.failure else []
+    for slot in status.slots.values():
+        failures += [failure for failure in (slot.following, slot.failure) if failure]
+    return f": {failures[0].what}" if failures else ""

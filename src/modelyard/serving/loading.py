@@ -1,0 +1,55 @@
+"""What a loader makes of a package folder: something that answers."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from modelyard.contracts import Columns
+from modelyard.packages.contract import Contract
+
+if TYPE_CHECKING:
+    from modelyard.serving.state import GenerationRecord
+
+__all__ = ["CSV", "JSON", "Loader", "Served", "loader_of"]
+
+JSON = "application/json"
+CSV = "text/csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model that is ready to answer.
+
+    Args:
+        contract: What it takes and gives.
+        predict: Answers checked columns.
+        decoders: By media type: from a body to checked columns; raises ContractError.
+        encoders: By media type: from answer columns to a body. The JSON one returns an object.
+    """
+
+    contract: Contract
+    predict: Callable[[Columns], Columns]
+    decoders: Mapping[str, Callable[[bytes], Columns]]
+    encoders: Mapping[str, Callable[[Columns], bytes]]
+
+    @staticmethod
+    def json_prefix(record: GenerationRecord) -> bytes:
+        """Return the start of a JSON answer: an object that names model, version and generation, left open."""
+        head = {"model": record.model, "version": record.version, "generation": record.number}
+        return msgspec.json.encode(head)[:-1]
+
+
+Loader = Callable[[Path], Served]
+"""Loads a package folder; raises IntegrityError, ContractError or another ModelyardError where it can't be served."""
+
+
+def loader_of(module: str) -> Loader:
+    """Return the `load` of a module; a worker is told its loader by name, as it is a process of its own."""
+    found: Loader = importlib.import_module(module).load
+    return found

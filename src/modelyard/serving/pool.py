@@ -1,0 +1,273 @@
+"""The supervisor's workers: started, watched, replaced, drained."""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from modelyard.records import Failure
+from modelyard.serving.board import Board
+from modelyard.serving.logs import Log
+from modelyard.serving.spec import ServiceSpec, WorkerSpec
+from modelyard.serving.state import GenerationRecord, Page
+from modelyard.serving.wire import (
+    Accept,
+    Accepting,
+    Announce,
+    Channel,
+    Drain,
+    Keep,
+    Load,
+    Loaded,
+    Prepare,
+    Prepared,
+    Refused,
+    ToSupervisor,
+)
+
+__all__ = ["Pool", "WorkerHandle"]
+
+YOUNG_SECONDS = 5.0
+LONGEST_PAUSE = 15.0
+
+
+class WorkerHandle:
+    """A worker as the supervisor sees it.
+
+    Args:
+        number: Its place, from 0; a replacement takes the same.
+        process: Its process.
+        channel: To and from it.
+    """
+
+    def __init__(self, number: int, process: subprocess.Popen[bytes], channel: Channel[ToSupervisor]) -> None:
+        self.number = number
+        self.process = process
+        self.channel = channel
+        self.born = time.monotonic()
+        self.member = False
+        """Whether it was told to accept: every commit needs its consent from then on."""
+        self.accepting = False
+        self.lost = False
+        self.holds: set[tuple[str, int]] = set()
+        self.answers: queue.SimpleQueue[Prepared | Refused | None] = queue.SimpleQueue()
+
+    def prepare(self, slot: str, index: int, generation: GenerationRecord, timeout: float) -> Prepared | Refused | None:
+        """Have the worker load a generation and return its answer; None where the worker died or took too long."""
+        deadline = time.monotonic() + timeout
+        if not self.channel.send(Prepare(slot, index, generation)):
+            return None
+        while True:
+            try:
+                answer = self.answers.get(timeout=max(deadline - time.monotonic(), 0.0))
+            except queue.Empty:
+                return None
+            # An answer to an earlier prepare that took too long is of no use any more.
+            if answer is None or (answer.slot, answer.number) == (slot, generation.number):
+                return answer
+
+
+class Pool:
+    """All workers of a service.
+
+    Args:
+        spec: Of the service.
+        board: The supervisor's.
+        log: The supervisor's.
+        listening: The socket that every worker accepts from.
+        metrics: Folder for the workers' metrics.
+        wake: Wakes the supervisor's main thread, which alone starts processes.
+    """
+
+    def __init__(
+        self,
+        spec: ServiceSpec,
+        board: Board,
+        log: Log,
+        listening: socket.socket,
+        metrics: Path,
+        wake: Callable[[], None],
+    ) -> None:
+        self._spec = spec
+        self._board = board
+        self._log = log
+        self._listening = listening
+        self._metrics = metrics
+        self._wake = wake
+        self._workers: dict[int, WorkerHandle] = {}
+        self._due = dict.fromkeys(range(spec.workers), 0.0)
+        self._failures = dict.fromkeys(range(spec.workers), 0)
+        self._draining = False
+        self.restarts = 0
+
+    def members(self) -> list[WorkerHandle]:
+        """Return the workers whose consent a commit needs."""
+        with self._board.lock:
+            return [worker for worker in self._workers.values() if worker.member and not worker.lost]
+
+    def accepting(self) -> tuple[int, ...]:
+        """Return the process ids of the workers that accept."""
+        return tuple(worker.process.pid for worker in self.members() if worker.accepting)
+
+    def start_due(self) -> float | None:
+        """Start what is missing and due; return the seconds until the next is, or None where all run.
+
+        Only the supervisor's main thread may call it: the kernel ends a worker when the *thread* that started it ends.
+        """
+        now = time.monotonic()
+        for number, due in list(self._due.items()):
+            if due <= now and not self._draining:
+                del self._due[number]
+                self._start(number)
+        return max(min(self._due.values()) - now, 0.0) if self._due else None
+
+    def _start(self, number: int) -> None:
+        ours, theirs = socket.socketpair()
+        spec = WorkerSpec(
+            service=self._spec.name,
+            worker=number,
+            workers=self._spec.workers,
+            supervisor=os.getpid(),
+            listening=self._listening.fileno(),
+            control=theirs.fileno(),
+            page=self._board.page.descriptor,
+            limits=self._spec.limits,
+            log_level=self._spec.log_level,
+            loader=self._spec.loader,
+            drain_seconds=self._spec.drain_seconds,
+        )
+        # One thread for each library: a request is one unit of work, and there is a worker for each core.
+        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._metrics), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "modelyard.serving.worker", msgspec.json.encode(spec).decode()],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            pass_fds=(spec.listening, spec.control, spec.page),
+        )
+        theirs.close()
+        worker = WorkerHandle(number, process, Channel(ours, ToSupervisor))
+        with self._board.lock:
+            self._workers[number] = worker
+        threading.Thread(target=self._listen, args=(worker,), name=f"worker-{number}", daemon=True).start()
+        worker.channel.send(Load(self._board.loads()))
+        self._log.info("worker-started", worker=number, worker_pid=process.pid)
+
+    def _listen(self, worker: WorkerHandle) -> None:
+        try:
+            while (frame := worker.channel.receive()) is not None:
+                match frame:
+                    case Loaded():
+                        self._join(worker, frame)
+                    case Accepting():
+                        worker.accepting = True
+                        self._board.workers_accept()
+                    case Prepared():
+                        with self._board.lock:
+                            worker.holds.add((frame.slot, frame.number))
+                        worker.answers.put(frame)
+                    case Refused():
+                        worker.answers.put(frame)
+        except msgspec.MsgspecError as error:
+            self._log.error("worker-unintelligible", worker=worker.number, reason=str(error))
+        self._lose(worker)
+
+    def _join(self, worker: WorkerHandle, frame: Loaded) -> None:
+        """Let a worker accept once it holds what is committed now, which may have changed while it loaded."""
+        with self._board.lock:
+            worker.holds = {(name, number) for name, numbers in frame.holds.items() for number in numbers}
+            failures: dict[str, Failure] = {}
+            for name, record in self._board.committed.slots.items():
+                place = (name, record.current.number)
+                if place in worker.holds:
+                    continue
+                failure = frame.failures.get(f"{name}/{record.current.number}")
+                if failure is None:
+                    worker.channel.send(Load(self._board.loads()))
+                    return
+                failures[name] = failure
+            served = {name for name in failures if self._someone_holds(name)}
+            if served:
+                # Others can answer for these models: a worker that can't must not take their requests.
+                self._log.error("worker-refused", worker=worker.number, reason=str(failures[min(served)]))
+                worker.process.kill()
+                return
+            self._board.mark_broken(
+                {name: failure for name, failure in failures.items() if name not in self._board.broken}
+            )
+            for name in [name for name in self._board.broken if name not in failures]:
+                self._board.mend(name)
+            for name, index in ((load.name, load.index) for load in self._board.loads()):
+                worker.channel.send(Announce(name, index))
+            worker.member = True
+            worker.channel.send(Accept())
+        self._log.info("worker-loaded", worker=worker.number, seconds=frame.seconds)
+
+    def _someone_holds(self, name: str) -> bool:
+        place = (name, self._board.committed.slots[name].current.number)
+        return any(place in member.holds for member in self.members())
+
+    def _lose(self, worker: WorkerHandle) -> None:
+        """Take down a worker's end, and plan its replacement."""
+        with self._board.lock:
+            worker.lost = True
+            worker.member = False
+        worker.answers.put(None)
+        worker.channel.close()
+        try:
+            status = worker.process.wait(self._spec.drain_seconds if self._draining else 1.0)
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            status = worker.process.wait()
+        with self._board.lock:
+            self._board.page.words[Page.WORKERS + worker.number] = 0
+            if self._workers.get(worker.number) is worker:
+                del self._workers[worker.number]
+            if self._draining:
+                return
+            young = time.monotonic() - worker.born < YOUNG_SECONDS
+            self._failures[worker.number] = self._failures[worker.number] + 1 if young else 0
+            pause = min(0.25 * 2 ** (self._failures[worker.number] - 1), LONGEST_PAUSE) if young else 0.0
+            self._due[worker.number] = time.monotonic() + pause
+            self.restarts += 1
+        self._log.warning(
+            "worker-lost", worker=worker.number, worker_pid=worker.process.pid, status=status, pause=pause
+        )
+        self._wake()
+
+    def keep(self, slot: str, numbers: tuple[int, ...]) -> None:
+        """Have every worker unload the other generations of a slot after their last requests."""
+        with self._board.lock:
+            for worker in self._workers.values():
+                worker.holds = {place for place in worker.holds if place[0] != slot or place[1] in numbers}
+                worker.channel.send(Keep(slot, numbers))
+
+    def announce(self, slot: str, index: int) -> None:
+        """Tell every worker of a new slot."""
+        with self._board.lock:
+            for worker in self._workers.values():
+                worker.channel.send(Announce(slot, index))
+
+    def drain(self) -> None:
+        """Have every worker finish what is in flight, and wait for their end; who takes too long is killed."""
+        with self._board.lock:
+            self._draining = True
+            workers = list(self._workers.values())
+        for worker in workers:
+            worker.channel.send(Drain())
+        deadline = time.monotonic() + self._spec.drain_seconds + 1.0
+        for worker in workers:
+            try:
+                worker.process.wait(max(deadline - time.monotonic(), 0.0))
+            except subprocess.TimeoutExpired:
+                self._log.warning("worker-killed", worker=worker.number, worker_pid=worker.process.pid)
+                worker.process.kill()
+                worker.process.wait()

@@ -1,0 +1,74 @@
+"""Errors as a client of the HTTP interface sees them: problem documents (RFC 9457)."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from modelyard.errors import ContractError, InputError, ModelyardError
+
+__all__ = ["MEDIA_TYPE", "HttpProblem", "problem_of"]
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class HttpProblem(Exception):  # noqa: N818  (RFC 9457 calls it a problem)
+    """A request that is answered with a problem document.
+
+    Args:
+        status: HTTP status code.
+        code: Short, stable name of the problem; it ends the document's `type`.
+        detail: One sentence for this occurrence.
+        where: The place in the request, such as `row 3, field 'age'`.
+        remedy: What to do.
+        headers: Further headers, such as `Retry-After` or `Allow`.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        where: str | None = None,
+        remedy: str | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.where = where
+        self.remedy = remedy
+        self.headers = headers
+
+    def document(self, request_id: str) -> bytes:
+        """Return the JSON text."""
+        members: dict[str, Any] = {
+            "type": f"urn:modelyard:problem:{self.code}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.where:
+            members["where"] = self.where
+        if self.remedy:
+            members["remedy"] = self.remedy
+        members["request_id"] = request_id
+        return msgspec.json.encode(members)
+
+
+def problem_of(error: Exception) -> HttpProblem:
+    """Return the problem that tells a client of an error; what is not the client's fault tells no particulars."""
+    if isinstance(error, HttpProblem):
+        return error
+    if isinstance(error, UnicodeDecodeError):
+        return HttpProblem(400, "encoding", f"The body is not UTF-8: byte {error.start} can't be read.")
+    if isinstance(error, ContractError):
+        return HttpProblem(422, error.code, error.what, where=error.where, remedy=error.remedy)
+    if isinstance(error, InputError):
+        return HttpProblem(400, error.code, error.what, where=error.where, remedy=error.remedy)
+    code = error.code if isinstance(error, ModelyardError) else "internal"
+    return HttpProblem(500, code, "The model could not answer.", remedy="The service's log has the reason.")

@@ -1,0 +1,307 @@
+"""Run a service: the supervisor, which starts workers, follows what is live, and answers clients on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib
+import os
+import select
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from modelyard.errors import BusyError, ModelyardError
+from modelyard.files import storage_error, storage_errors, write_atomically
+from modelyard.records import Failure
+from modelyard.serving.board import Board
+from modelyard.serving.client import SERVICE_FILE, ServiceFile
+from modelyard.serving.control import ControlServer
+from modelyard.serving.faults import Faults
+from modelyard.serving.follower import Follower, LiveSource, Wake
+from modelyard.serving.logs import Log
+from modelyard.serving.pool import Pool
+from modelyard.serving.spec import Limits, Live, ServiceSpec
+from modelyard.serving.state import Committed, CommittedFile, GenerationRecord, Page, SlotRecord
+from modelyard.serving.swap import Fetch, Swapper
+from modelyard.serving.wire import (
+    ControlReply,
+    ControlRequest,
+    GenerationStatus,
+    RollbackRequest,
+    ServiceStatus,
+    SlotStatus,
+    StatusRequest,
+    Stopping,
+    StopRequest,
+    SwapRequest,
+    failure_of,
+)
+
+__all__ = ["Limits", "Live", "ServiceSpec", "run_service"]
+
+BIND_SECONDS = 5.0
+BACKLOG = 1024
+
+
+def run_service(
+    spec: ServiceSpec,
+    *,
+    fetch: Fetch,
+    live: LiveSource | None = None,
+    wake: Wake | None = None,
+    faults: Faults | None = None,
+) -> None:
+    """Run a service in this process until it is stopped by a client, SIGTERM or SIGINT; it drains before it returns.
+
+    Args:
+        spec: What it is.
+        fetch: Returns a local, verified folder with the package of a digest.
+        live: Returns what should be served, by slot; asked again and again. None: only clients change what is served.
+        wake: Blocks until that may have changed, or for the seconds given. None: it is asked every second.
+        faults: For tests.
+
+    Raises:
+        RefusedError: The host is not this machine's own.
+        BusyError: Another service runs on the folder, or the port is taken.
+        StorageError: The folder can't be written.
+        IntegrityError: The committed state was damaged by something else.
+    """
+    spec.check()
+    log = Log(spec.log_level, service=spec.name, pid=os.getpid())
+    with _folder_lock(spec.folder):
+        Supervisor(spec, fetch, live, wake, faults or Faults(), log).run()
+
+
+@contextlib.contextmanager
+def _folder_lock(folder: Path) -> Iterator[None]:
+    """Hold the folder; the kernel lets it go when the process ends, however it ends."""
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError(
+                "Another service runs on this folder.",
+                where=str(folder),
+                remedy="Stop it first, or name another folder.",
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Supervisor:
+    """One service. Its main thread starts workers; other threads follow releases and answer clients.
+
+    Args:
+        spec: What it is.
+        fetch: Where packages come from.
+        live: What should be served, or None.
+        wake: Waits for a change, or None.
+        faults: For tests.
+        log: Its log.
+    """
+
+    def __init__(
+        self, spec: ServiceSpec, fetch: Fetch, live: LiveSource | None, wake: Wake | None, faults: Faults, log: Log
+    ) -> None:
+        self._spec = spec
+        self._log = log
+        self._faults = faults
+        self._started = time.time()
+        self._stop = False
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        file = CommittedFile(spec.folder)
+        committed, broken = _refetch(file.read(), fetch, log)
+        self._board = Board(file, committed, Page.create(), faults, log)
+        self._board.mark_broken(broken)
+        self._listening = _listen(spec, ServiceFile.read(spec.folder))
+        self._pool = Pool(spec, self._board, log, self._listening, _metrics_folder(spec.folder), self._wake)
+        verify = importlib.import_module(spec.loader).verify
+        self._swapper = Swapper(
+            self._board,
+            self._pool,
+            fetch=fetch,
+            verify=verify,
+            prepare_seconds=spec.prepare_seconds,
+            faults=faults,
+            log=log,
+        )
+        self._follower = None
+        if live is not None:
+            idle = threading.Event()
+            self._follower = Follower(live, wake or idle.wait, self._swapper, self._board, log)
+        self._control = ControlServer(spec.folder, self._answer, log)
+
+    def run(self) -> None:
+        """Serve until stopped."""
+        host, port = self._listening.getsockname()[:2]
+        file = ServiceFile(self._spec.name, os.getpid(), host, port, self._started)
+        write_atomically(self._spec.folder / SERVICE_FILE, msgspec.json.encode(file) + b"\n")
+        self._control.start()
+        with _signals(self._stop_soon):
+            self._log.info("started", host=host, port=port, workers=self._spec.workers)
+            self._pool.start_due()
+            if self._follower is not None:
+                self._follower.start()
+            else:
+                self._board.expect(self._board.committed.slots)
+            self._watch()
+            self._shut()
+        self._log.info("stopped")
+
+    def _watch(self) -> None:
+        while not self._stop:
+            pause = self._pool.start_due()
+            readable, _, _ = select.select([self._wake_read], [], [], pause)
+            if readable:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_read, 4096)
+
+    def _shut(self) -> None:
+        self._log.info("draining")
+        if self._follower is not None:
+            self._follower.stop()
+        self._pool.drain()
+        self._listening.close()
+        (self._spec.folder / SERVICE_FILE).unlink(missing_ok=True)
+        self._control.close()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"!")
+
+    def _stop_soon(self) -> None:
+        self._stop = True
+        self._wake()
+
+    def _answer(self, request: ControlRequest) -> ControlReply:
+        match request:
+            case StatusRequest():
+                return self._status()
+            case SwapRequest():
+                swapped = self._swapper.swap(request.model, request.version, request.package)
+                self._faults.at("acknowledged")
+                return swapped
+            case RollbackRequest():
+                return self._swapper.rollback(request.model)
+            case StopRequest():
+                self._stop_soon()
+                return Stopping()
+
+    def _status(self) -> ServiceStatus:
+        host, port = self._listening.getsockname()[:2]
+        with self._board.lock:
+            committed = self._board.committed
+            slots = {name: self._slot_status(name, record) for name, record in committed.slots.items()}
+            for name in self._follower.troubled() if self._follower else ():
+                if name not in slots:
+                    slots[name] = self._slot_status(name, None)
+            return ServiceStatus(
+                self._spec.name, os.getpid(), host, port, self._started, self._board.ready, self._pool.accepting(),
+                self._pool.restarts, slots, self._follower.failure if self._follower else None,
+            )  # fmt: skip
+
+    def _slot_status(self, name: str, record: SlotRecord | None) -> SlotStatus:
+        return SlotStatus(
+            _generation_status(record.current) if record else None,
+            _generation_status(record.previous) if record and record.previous else None,
+            record.labels if record else {},
+            self._board.broken.get(name),
+            self._follower.trouble(name) if self._follower else None,
+        )
+
+
+def _generation_status(record: GenerationRecord) -> GenerationStatus:
+    return GenerationStatus(record.number, record.version, record.package, record.committed)
+
+
+def _refetch(committed: Committed, fetch: Fetch, log: Log) -> tuple[Committed, dict[str, Failure]]:
+    """Fetch again what was committed: after a restart nothing is served from a folder that was not verified."""
+    slots: dict[str, SlotRecord] = {}
+    broken: dict[str, Failure] = {}
+    for name, record in committed.slots.items():
+        current, failure = _fetched(record.current, fetch, log)
+        if failure is not None:
+            broken[name] = failure
+        previous = record.previous
+        if previous is not None:
+            previous, failure = _fetched(previous, fetch, log)
+            previous = None if failure else previous
+        slots[name] = msgspec.structs.replace(record, current=current, previous=previous)
+    return msgspec.structs.replace(committed, slots=slots), broken
+
+
+def _fetched(record: GenerationRecord, fetch: Fetch, log: Log) -> tuple[GenerationRecord, Failure | None]:
+    try:
+        return msgspec.structs.replace(record, folder=str(fetch(record.package))), None
+    except Exception as error:
+        reason = str(error) if isinstance(error, ModelyardError) else repr(error)
+        log.error("fetch-failed", model=record.model, generation=record.number, reason=reason[:500])
+        return msgspec.structs.replace(record, folder=""), failure_of(error)
+
+
+def _listen(spec: ServiceSpec, last: ServiceFile | None) -> socket.socket:
+    """Return the one listening socket. Workers of a supervisor that was killed may hold the port a moment longer."""
+    family = socket.AF_INET6 if ":" in spec.host else socket.AF_INET
+    deadline = time.monotonic() + BIND_SECONDS
+    port = spec.port or (last.port if last else 0)
+    while True:
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((spec.host, port))
+            listening.listen(BACKLOG)
+        except OSError as error:
+            listening.close()
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+            elif spec.port == 0 and port != 0:
+                port, deadline = 0, 0.0
+            else:
+                raise BusyError(
+                    f"{spec.host}:{port} can't be listened on: {error.strerror}.",
+                    remedy="Choose another port, or 0 for a free one.",
+                ) from error
+            continue
+        listening.setblocking(False)
+        return listening
+
+
+def _metrics_folder(folder: Path) -> Path:
+    """Return an empty folder for the workers' metrics; counters begin anew with each service, as Prometheus expects."""
+    metrics = folder / "metrics"
+    try:
+        shutil.rmtree(metrics, ignore_errors=True)
+        metrics.mkdir(exist_ok=True)
+    except OSError as error:
+        raise storage_error(metrics, error) from error
+    return metrics
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Stop on SIGTERM and SIGINT, where this is the process's main thread; another thread is never told of signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

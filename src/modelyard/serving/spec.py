@@ -1,0 +1,105 @@
+"""What a service is asked to be: data that supervisor, workers and clients share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from modelyard.errors import InputError, RefusedError
+from modelyard.serving.state import Page
+
+__all__ = ["Limits", "Live", "ServiceSpec", "WorkerSpec"]
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+DEFAULT_LOADER = "modelyard.serving.packaged"
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one request may ask for.
+
+    Args:
+        body_bytes: The longest body; the rest of a longer one is not kept.
+        rows: The most rows in one request.
+        in_flight: The most requests that all workers together hold.
+    """
+
+    body_bytes: int = 16 * 1024 * 1024
+    rows: int = 100_000
+    in_flight: int = 256
+
+
+class Live(msgspec.Struct, frozen=True):
+    """What should be served in a slot.
+
+    Args:
+        model: Name of the model.
+        version: Such as `v1.2.0`.
+        package: Digest of the package.
+    """
+
+    model: str
+    version: str
+    package: str
+
+
+class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A service.
+
+    Args:
+        name: Of the service, often the environment's.
+        folder: Where it keeps its state; one service at a time runs on a folder.
+        host: Address to listen on; only this machine's own, as there is no authentication.
+        port: Port to listen on; 0 takes the one it had last on this folder, else a free one.
+        workers: Processes that answer.
+        limits: What one request may ask for.
+        log_level: The least important log line to be written.
+        drain_seconds: How long requests in flight may take after a stop was asked for.
+        prepare_seconds: How long one worker may take to load a generation.
+        loader: Module with `verify(folder)` and `load(folder)`, which makes a package folder answer.
+    """
+
+    name: str
+    folder: Path
+    host: str = "127.0.0.1"
+    port: int = 0
+    workers: int = 2
+    limits: Limits = Limits()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    drain_seconds: float = 10.0
+    prepare_seconds: float = 300.0
+    loader: str = DEFAULT_LOADER
+
+    def check(self) -> None:
+        """Raise an error where the service can't be.
+
+        Raises:
+            RefusedError: The host is not this machine's own.
+            InputError: The number of workers or the port is impossible.
+        """
+        if self.host not in LOOPBACK:
+            raise RefusedError(
+                f"The service {self.name!r} may not listen on {self.host!r}: it has no authentication yet.",
+                remedy="Use the host 127.0.0.1, and a proxy that authenticates in front of it.",
+            )
+        if not 1 <= self.workers <= Page.MAX_WORKERS:
+            raise InputError(f"{self.workers} workers are impossible.", remedy=f"Ask for 1 to {Page.MAX_WORKERS}.")
+        if not 0 <= self.port <= 65535:
+            raise InputError(f"The port {self.port} is impossible.", remedy="Ask for 1 to 65535, or 0 for a free one.")
+
+
+class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker process is told on its command line; descriptors are inherited from the supervisor."""
+
+    service: str
+    worker: int
+    workers: int
+    supervisor: int
+    listening: int
+    control: int
+    page: int
+    limits: Limits
+    log_level: Literal["debug", "info", "warning", "error"]
+    loader: str
+    drain_seconds: float

@@ -1,0 +1,210 @@
+"""A worker process: loads what is committed, then accepts, then prepares whatever the supervisor asks it to.
+
+The event loop's thread answers requests. The control thread reads the supervisor's frames; each prepare runs in a
+thread of its own at a low priority. When the supervisor is gone, the worker finishes what is in flight and exits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+
+from modelyard.errors import ModelyardError, RefusedError
+from modelyard.serving.http_server import HttpServer, new_event_loop
+from modelyard.serving.loading import Loader, Served, loader_of
+from modelyard.serving.logs import Log
+from modelyard.serving.metrics import Metrics
+from modelyard.serving.plain import PlainApplication
+from modelyard.serving.slots import Generation, Slots
+from modelyard.serving.spec import WorkerSpec
+from modelyard.serving.state import GenerationRecord, Page
+from modelyard.serving.wire import (
+    Abort,
+    Accept,
+    Accepting,
+    Announce,
+    Channel,
+    Drain,
+    Keep,
+    Load,
+    Loaded,
+    Prepare,
+    Prepared,
+    Refused,
+    ToWorker,
+    failure_of,
+)
+
+__all__ = ["main"]
+
+NICENESS = 10
+ORPHAN_SECONDS = 2.0
+PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """One worker.
+
+    Args:
+        spec: What the supervisor said on the command line.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        self._log = Log(spec.log_level, service=spec.service, worker=spec.worker, pid=os.getpid())
+        self._page = Page(spec.page)
+        self._slots = Slots(self._page)
+        self._channel: Channel[ToWorker] = Channel(socket.socket(fileno=spec.control), ToWorker)
+        self._loader: Loader = loader_of(spec.loader)
+        self._loop = new_event_loop()
+        metrics = Metrics(self._page, self._slots, spec.workers)
+        application = PlainApplication(self._slots, spec.limits, metrics, self._log, spec.worker, spec.workers)
+        self._server = HttpServer(application, self._loop, spec.listening, spec.worker)
+        self._accept = asyncio.Event()
+        self._stop = asyncio.Event()
+
+    def run(self) -> int:
+        """Serve until the supervisor says drain, or is gone; return the exit status."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._loop.add_signal_handler(signal.SIGTERM, self._terminated)
+        threading.Thread(target=self._control, name="control", daemon=True).start()
+        self._loop.run_until_complete(self._serve())
+        return 0
+
+    async def _serve(self) -> None:
+        accept = asyncio.ensure_future(self._accept.wait())
+        stop = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait((accept, stop), return_when=asyncio.FIRST_COMPLETED)
+        if self._accept.is_set():
+            self._server.start()
+            self._channel.send(Accepting())
+            self._log.info("accepting")
+            await stop
+            self._server.drain()
+            await self._server.wait_drained()
+        self._log.info("stopped")
+
+    def _terminated(self) -> None:
+        orphaned = os.getppid() != self._spec.supervisor
+        self._begin_drain(ORPHAN_SECONDS if orphaned else self._spec.drain_seconds)
+
+    def _begin_drain(self, seconds: float) -> None:
+        if not self._stop.is_set():
+            self._stop.set()
+            # A request that never ends must not keep the process, nor must native code that holds the interpreter.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.1))
+
+    def _control(self) -> None:
+        try:
+            while (frame := self._channel.receive()) is not None:
+                self._obey(frame)
+        except Exception as error:
+            self._log.error("control-failed", reason=repr(error)[:500])
+        self._log.debug("supervisor-gone")
+        self._loop.call_soon_threadsafe(self._begin_drain, min(ORPHAN_SECONDS, self._spec.drain_seconds))
+
+    def _obey(self, frame: ToWorker) -> None:
+        match frame:
+            case Load():
+                self._load(frame)
+            case Accept():
+                self._loop.call_soon_threadsafe(self._accept.set)
+            case Announce():
+                self._slots.announce(frame.slot, frame.index)
+            case Prepare():
+                threading.Thread(target=self._prepare, args=(frame,), name="prepare", daemon=True).start()
+            case Abort():
+                slot = self._slots.get(frame.slot)
+                if slot is not None:
+                    slot.generations.pop(frame.number, None)
+            case Keep():
+                for generation in self._slots.keep(frame.slot, frame.numbers):
+                    threading.Thread(target=self._unload, args=(generation,), name="unload", daemon=True).start()
+            case Drain():
+                self._loop.call_soon_threadsafe(self._begin_drain, self._spec.drain_seconds)
+
+    def _load(self, frame: Load) -> None:
+        """Hold what is committed; done at full priority, as nothing is served yet."""
+        started = time.perf_counter()
+        failures = {}
+        for wanted in frame.slots:
+            self._slots.announce(wanted.name, wanted.index)
+            held = self._slots[wanted.name].generations
+            for record in wanted.generations:
+                if record.number in held:
+                    continue
+                try:
+                    held[record.number] = Generation(record, self._serving(record))
+                except Exception as error:
+                    failures[f"{wanted.name}/{record.number}"] = failure_of(error)
+                    self._log_refusal(record, error)
+        holds = {name: tuple(slot.generations) for name, slot in self._slots.items()}
+        self._channel.send(Loaded(holds, failures, time.perf_counter() - started))
+
+    def _prepare(self, frame: Prepare) -> None:
+        record = frame.generation
+        # Linux gives each thread its own niceness; the event loop keeps its own.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        started = time.perf_counter()
+        try:
+            generation = Generation(record, self._serving(record))
+        except Exception as error:
+            self._log_refusal(record, error)
+            self._channel.send(Refused(frame.slot, record.number, failure_of(error)))
+            return
+        self._slots.hold(frame.slot, frame.index, generation)
+        seconds = time.perf_counter() - started
+        self._log.info(
+            "prepared", model=record.model, version=record.version, generation=record.number, seconds=seconds
+        )
+        self._channel.send(Prepared(frame.slot, record.number, seconds))
+
+    def _serving(self, record: GenerationRecord) -> Served:
+        try:
+            return self._loader(Path(record.folder))
+        except MemoryError as error:
+            raise RefusedError(
+                f"There is not enough memory for {record.model} {record.version}.",
+                remedy="Serve it on a larger machine.",
+            ) from error
+
+    def _log_refusal(self, record: GenerationRecord, error: Exception) -> None:
+        reason = str(error) if isinstance(error, ModelyardError) else repr(error)
+        self._log.error("load-refused", model=record.model, generation=record.number, reason=reason[:500])
+
+    def _unload(self, generation: Generation) -> None:
+        """Let a generation go after its last request; freeing a large model would stop the event loop."""
+        while generation.in_flight:
+            time.sleep(0.02)
+        self._log.info("unloaded", model=generation.record.model, generation=generation.number)
+
+
+def die_with(supervisor: int) -> None:
+    """Ask the kernel to send SIGTERM when the supervisor dies, and exit if it is dead already."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != supervisor:
+        sys.exit(1)
+
+
+def main() -> None:
+    """Run a worker; its one argument is a WorkerSpec as JSON."""
+    spec = msgspec.json.decode(sys.argv[1], type=WorkerSpec)
+    die_with(spec.supervisor)
+    status = Worker(spec).run()
+    sys.stdout.flush()
+    # Threads that load a model or wait for a request must not hold up the exit.
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""A loader of tiny packages for the process model's own tests: one `double.json` says how the model behaves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+from modelyard.data import Field
+from modelyard.errors import ContractError, IntegrityError
+from modelyard.packages.contract import Contract
+from modelyard.serving.loading import CSV, JSON, Served
+
+
+def write_double(store: Path, **behaviour: object) -> str:
+    """Write a package into a folder named by its digest, and return the digest."""
+    text = json.dumps(behaviour, sort_keys=True).encode()
+    digest = hashlib.sha256(text).hexdigest()
+    (store / digest).mkdir(parents=True, exist_ok=True)
+    (store / digest / "double.json").write_bytes(text)
+    return digest
+
+
+def verify(folder: Path) -> dict:
+    text = (folder / "double.json").read_bytes()
+    if hashlib.sha256(text).hexdigest() != folder.name:
+        raise IntegrityError("The file double.json differs from its manifest.", where="double.json")
+    return json.loads(text)
+
+
+def load(folder: Path) -> Served:
+    behaviour = verify(folder)
+    time.sleep(behaviour.get("load_seconds", 0.0))
+    if behaviour.get("kill_on_load"):
+        os.kill(os.getpid(), 9)
+    if behaviour.get("refuse"):
+        raise IntegrityError("The golden outputs differ.")
+    factor, column = behaviour["factor"], behaviour.get("input", "x")
+
+    def decode_json(body: bytes) -> dict:
+        try:
+            return {column: np.asarray([row[column] for row in json.loads(body)["rows"]], dtype=np.float64)}
+        except (KeyError, ValueError, TypeError) as error:
+            raise ContractError(f"The rows do not fit: {error!r}.") from error
+
+    def predict(columns: dict) -> dict:
+        time.sleep(behaviour.get("predict_seconds", 0.0))
+        return {"value": columns[column] * factor}
+
+    def encode_csv(outputs: dict) -> bytes:
+        return b"value\n" + b"".join(b"%r\n" % float(value) for value in outputs["value"])
+
+    return Served(
+        contract=Contract((Field(column, "float64"),), (Field("value", "float64"),)),
+        predict=predict,
+        decoders={JSON: decode_json, CSV: lambda body: {column: np.loadtxt(body.decode().splitlines()[1:], ndmin=1)}},
+        encoders={
+            JSON: lambda outputs: json.dumps({"rows": [{"value": v} for v in outputs["value"].tolist()]}).encode(),
+            CSV: encode_csv,
+        },
+    )

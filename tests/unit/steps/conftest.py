@@ -13,6 +13,8 @@ class Told:
     project: Path
     workdir: Path
     seed: int = 0
+    cores: float | None = 1
+    outputs: tuple[str, ...] = ()
     lines: list[str] = field(default_factory=list)
     metrics: list[tuple[str, float, int | None]] = field(default_factory=list)
     progressed: list[tuple[float, float, str]] = field(default_factory=list)

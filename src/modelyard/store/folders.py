@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from modelyard.errors import BusyError, IntegrityError, StorageError
-from modelyard.files import storage_error, storage_errors
+from modelyard.errors import BusyError, IntegrityError, ModelyardError, StorageError
+from modelyard.files import blake3_file, storage_error, storage_errors
 from modelyard.store.guard import Gate, TempArea
 from modelyard.store.index import Stamp, StatIndex, stamp_of
 from modelyard.store.local import REFRESH_SECONDS
@@ -241,6 +241,20 @@ class TreeCache:
         for home in self._folder.iterdir() if self._folder.is_dir() else ():
             with contextlib.suppress(OSError):
                 yield home.name, (home / "known").stat().st_mtime
+
+    def check(self) -> Iterator[tuple[str, Path]]:
+        """Hash every file that cached trees keep themselves; yield and remove each tree that has changed."""
+        for digest, _ in list(self.digests()):
+            files = self._folder / digest / "files"
+            try:
+                entries = {entry.path: entry for entry in self._trees.manifest(digest).entries}
+                known = msgspec.msgpack.decode((files.parent / "known").read_bytes(), type=_Fetched)
+                wrong = next((path for path, _ in known.own if blake3_file(files / path) != entries[path].digest), None)
+            except (ModelyardError, OSError, msgspec.DecodeError, KeyError):
+                wrong = "."
+            if wrong is not None:
+                self.drop(digest)
+                yield digest, files / wrong
 
     def drop(self, digest: str) -> None:
         """Remove a cached tree; whoever has it mapped keeps the bytes."""

@@ -17,6 +17,12 @@ __all__ = ["Parts", "StoreObjects"]
 class StoreObjects(Objects, Protocol):
     """What a store needs of objects beyond the contract, so that collection does not disturb running steps."""
 
+    def head(self, digest: str, count: int) -> bytes:
+        """Return the first bytes, not verified; nothing where the object is not there."""
+
+    def check(self, digest: str) -> None:
+        """Read the object whole and hash it again; raises IntegrityError or NotFoundError."""
+
     def renew(self, digest: str) -> bool:
         """Say whether the object is there, and if so keep it from collection as if it were put now."""
 

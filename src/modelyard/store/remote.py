@@ -19,7 +19,7 @@ from typing import Any
 import fsspec
 from blake3 import blake3
 
-from modelyard.errors import MissingExtraError, ModelyardError, SettingsError, StorageError
+from modelyard.errors import IntegrityError, MissingExtraError, ModelyardError, SettingsError, StorageError
 from modelyard.files import blake3_bytes, blake3_file, storage_error
 from modelyard.store.guard import Gate, Pending, TempArea
 from modelyard.store.index import StatIndex
@@ -148,6 +148,33 @@ class FsspecObjects:
         finally:
             temp.unlink(missing_ok=True)
         return self._cache.fetch(digest)
+
+    def head(self, digest: str, count: int) -> bytes:
+        """Return the first bytes, not verified; nothing where the object is not there."""
+        key = self._key(check_digest(digest))
+        with _remote_errors(key):
+            try:
+                data: bytes = self._system.cat_file(key, start=0, end=count)
+            except FileNotFoundError:
+                return b""
+        return data
+
+    def check(self, digest: str) -> None:
+        """Download the object, whether or not it is in the cache, and hash it again."""
+        key = self._key(check_digest(digest))
+        temp = Path(self._cache.unused())
+        try:
+            with _remote_errors(key, digest):
+                self._system.get_file(key, str(temp))
+            if blake3_file(temp) != digest:
+                raise damaged(digest, key)
+        finally:
+            temp.unlink(missing_ok=True)
+        if self._cache.exists(digest):
+            try:
+                self._cache.check(digest)
+            except IntegrityError:
+                self._cache.delete(digest)
 
     def exists(self, digest: str) -> bool:
         """Say whether the object is there."""

@@ -49,6 +49,10 @@ Metric = Literal["accuracy", "f1_macro", "log_loss", "mean_relative_error", "mae
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "tanh", "sigmoid", "softmax", "log_softmax", "none"]
 
 
+Checksum = Annotated[str, StringConstraints(pattern=r"^(sha256|blake3):[0-9a-f]{64}$")]
+Memory = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*(Mi|Gi)$")]
+
+
 class Concept(BaseModel):
     """Base of every concept: unknown keys are errors, types are not coerced, instances do not change."""
 
@@ -58,27 +62,34 @@ class Concept(BaseModel):
 class Layer(Concept):
     """One layer of a neural network.
 
-    The input size of a layer follows from the layer before it, the first one's from the data.
+    The input size of a layer follows from the layer before it, the first one's from the data. Which keys a layer has
+    follows from its type: `fully_connected` units; `convolutional` units, kernel, stride, padding; `max_pooling` and
+    `average_pooling` kernel, stride, padding; `dropout` rate; `recurrent` units, cell, bidirectional.
     """
 
-    type: Literal[
-        "fully_connected",
-        "convolutional",
-        "max_pooling",
-        "average_pooling",
-        "dropout",
-        "batch_norm",
-        "flatten",
-        "recurrent",
+    type: Annotated[
+        Literal[
+            "fully_connected",
+            "convolutional",
+            "max_pooling",
+            "average_pooling",
+            "dropout",
+            "batch_norm",
+            "flatten",
+            "recurrent",
+        ],
+        Field(description="What the layer does."),
     ]
-    units: Annotated[int, Field(ge=1, description="Neurons, filters, or hidden size.")] | None = None
-    activation: Activation = "none"
-    kernel: Annotated[int, Field(ge=1, description="Side of the square kernel or window.")] | None = None
-    stride: Annotated[int, Field(ge=1)] | None = None
-    padding: Annotated[int, Field(ge=0)] = 0
-    rate: Annotated[float, Field(ge=0, lt=1, description="Share of units that dropout switches off.")] | None = None
-    cell: Literal["lstm", "gru", "rnn"] | None = None
-    bidirectional: bool = False
+    units: Annotated[int | None, Field(ge=1, description="Neurons, filters, or hidden size.")] = None
+    activation: Annotated[Activation, Field(description="Function applied to the layer's result.")] = "none"
+    kernel: Annotated[int | None, Field(ge=1, description="Side of the square kernel or window.")] = None
+    stride: Annotated[
+        int | None, Field(ge=1, description="Step of the kernel. Left out: 1 for convolutions, the kernel for pooling.")
+    ] = None
+    padding: Annotated[int, Field(ge=0, description="Zeros added at each side.")] = 0
+    rate: Annotated[float | None, Field(ge=0, lt=1, description="Share of units that dropout switches off.")] = None
+    cell: Annotated[Literal["lstm", "gru", "rnn"] | None, Field(description="Recurrent cell. Left out: lstm.")] = None
+    bidirectional: Annotated[bool, Field(description="Read the sequence from both ends.")] = False
 
     @model_validator(mode="after")
     def _complete(self) -> Layer:
@@ -102,30 +113,26 @@ class Split(Concept):
     """How one source becomes a training and a test part that share no row."""
 
     test: Annotated[float, Field(gt=0, lt=1, description="Share of rows in the test part.")] = 0.2
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, description="Of the random choice of rows.")] = 0
     stratify: Annotated[bool, Field(description="Keep the share of each class in both parts.")] = True
 
 
 class DataSource(Concept):
-    """Where one part of the data lies: a path relative to the project, or a URL that fsspec opens.
+    """Where one part of the data lies: a path relative to the project, or a URL that fsspec opens."""
 
-    Args:
-        data: One file, or a folder for `image_folder`.
-        labels: For IDX: the file of labels.
-        checksum: `sha256:<hex>` of the data file; a wrong one is an error, and a right one makes a URL cacheable.
-        labels_checksum: The same of the labels file.
-    """
-
-    data: str
-    labels: str | None = None
-    checksum: Annotated[str, StringConstraints(pattern=r"^(sha256|blake3):[0-9a-f]{64}$")] | None = None
-    labels_checksum: Annotated[str, StringConstraints(pattern=r"^(sha256|blake3):[0-9a-f]{64}$")] | None = None
+    data: Annotated[str, Field(description="One file, or a folder for `image_folder`.")]
+    labels: Annotated[str | None, Field(description="For IDX: the file of labels.")] = None
+    checksum: Annotated[
+        Checksum | None,
+        Field(description="Of the data file; a wrong one is an error, and a right one makes a URL cacheable."),
+    ] = None
+    labels_checksum: Annotated[Checksum | None, Field(description="Of the labels file.")] = None
 
 
 class BaseStep(Concept):
     """What every kind of step has."""
 
-    id: Name
+    id: Annotated[Name, Field(description="Name of the step, unlike any other step's.")]
     target_label: Annotated[str | None, Field(description="Label of the node the step should run on.")] = None
     estimated_time: Annotated[float | None, Field(ge=0, description="Seconds, for quotes and schedules.")] = None
     needs: Annotated[
@@ -136,28 +143,34 @@ class BaseStep(Concept):
         dict[Name, str], Field(description="Port to `step.output`. Left out: the nearest output of that name above.")
     ] = {}
     outputs: Annotated[tuple[Name, ...] | None, Field(description="Only for python and command steps.")] = None
-    retries: Annotated[int, Field(ge=0, le=100)] = 0
+    retries: Annotated[int, Field(ge=0, le=100, description="How often a failed attempt is repeated.")] = 0
     retry_delay: Annotated[float, Field(ge=0, description="Seconds before the first retry; doubles each time.")] = 1.0
-    timeout: Seconds | None = None
-    cache: bool = True
-    cores: Annotated[float | None, Field(gt=0)] = None
-    memory: Annotated[str | None, StringConstraints(pattern=r"^[1-9][0-9]*(Mi|Gi)$")] = None
+    timeout: Annotated[Seconds | None, Field(description="Seconds for one attempt; then it is stopped.")] = None
+    cache: Annotated[bool, Field(description="Take the result of an equal step that has run before.")] = True
+    cores: Annotated[float | None, Field(gt=0, description="CPU cores it takes.")] = None
+    memory: Annotated[Memory | None, Field(description="Memory it takes, such as 512Mi or 2Gi.")] = None
 
 
 class ImporterStep(BaseStep):
     """Reads data from `local_data` or `online_data` into a training and a test part."""
 
-    kind: Literal["importer"]
-    format: Literal["idx", "npz", "csv", "parquet", "jsonl", "image_folder"]
-    local_data: DataSource | str | None = None
-    online_data: DataSource | str | None = None
+    kind: Annotated[Literal["importer"], Field(description="What the step does.")]
+    format: Annotated[
+        Literal["idx", "npz", "csv", "parquet", "jsonl", "image_folder"], Field(description="How the files are read.")
+    ]
+    local_data: Annotated[
+        DataSource | str | None, Field(description="Files of the project. Exactly one of local_data and online_data.")
+    ] = None
+    online_data: Annotated[DataSource | str | None, Field(description="A URL that fsspec opens, such as https://.")] = (
+        None
+    )
     test_data: Annotated[DataSource | str | None, Field(description="A test part of its own, instead of a split.")] = (
         None
     )
     target: Annotated[str | None, Field(description="Column to predict. IDX and image folders call it `label`.")] = None
     columns: Annotated[tuple[str, ...] | None, Field(description="Columns to keep beside the target.")] = None
     dtypes: Annotated[dict[str, str], Field(description="Column to dtype, where the guess would be wrong.")] = {}
-    split: Split | None = None
+    split: Annotated[Split | None, Field(description="How rows are shared out. Left out: Split's defaults.")] = None
     image_size: Annotated[tuple[int, int] | None, Field(description="Rows, columns; for image folders.")] = None
     limit: Annotated[int | None, Field(ge=1, description="Keep only so many rows of each part.")] = None
 
@@ -178,14 +191,20 @@ class Operation(Concept):
     `stack` joins scalar columns, in order, into one array called `into`.
     """
 
-    type: Literal["scale", "standardize", "one_hot", "impute", "flatten", "reshape", "stack"]
+    type: Annotated[
+        Literal["scale", "standardize", "one_hot", "impute", "flatten", "reshape", "stack"],
+        Field(description="What the operation does."),
+    ]
     columns: Annotated[tuple[str, ...] | None, Field(description="Left out: every column that the type fits.")] = None
-    factor: float | None = None
-    offset: float = 0.0
-    strategy: Literal["mean", "median", "most_frequent", "constant"] | None = None
-    value: float | str | None = None
-    shape: tuple[int, ...] | None = None
-    into: str | None = None
+    factor: Annotated[float | None, Field(description="For scale: every value is multiplied by it.")] = None
+    offset: Annotated[float, Field(description="For scale: added after the multiplication.")] = 0.0
+    strategy: Annotated[
+        Literal["mean", "median", "most_frequent", "constant"] | None,
+        Field(description="For impute: what a missing value becomes."),
+    ] = None
+    value: Annotated[float | str | None, Field(description="For impute with the strategy constant.")] = None
+    shape: Annotated[tuple[int, ...] | None, Field(description="For reshape: of one row.")] = None
+    into: Annotated[str | None, Field(description="For stack: name of the new column.")] = None
 
     @model_validator(mode="after")
     def _complete(self) -> Operation:
@@ -198,32 +217,40 @@ class Operation(Concept):
 class TransformStep(BaseStep):
     """Changes columns; what it learns on the training part is packed with the model."""
 
-    kind: Literal["transform"]
-    operations: Annotated[tuple[Operation, ...], Field(min_length=1)]
+    kind: Annotated[Literal["transform"], Field(description="What the step does.")]
+    operations: Annotated[tuple[Operation, ...], Field(min_length=1, description="Applied one after the other.")]
 
 
 class TrainerStep(BaseStep):
     """Trains a model: a PyTorch network from `layers`, or a scikit-learn estimator by name."""
 
-    kind: Literal["trainer"]
+    kind: Annotated[Literal["trainer"], Field(description="What the step does.")]
     implementation: Annotated[
         Annotated[str, StringConstraints(pattern=r"^(torch|sklearn)$")], Field(description="torch or sklearn.")
     ] = "torch"
-    layers: tuple[Layer, ...] = ()
+    layers: Annotated[tuple[Layer, ...], Field(description="For torch: the network, first layer first.")] = ()
     estimator: Annotated[str | None, Field(description="`sklearn.ensemble.RandomForestClassifier`.")] = None
     arguments: Annotated[dict[str, Any], Field(description="Of the estimator.")] = {}
     model_path: Annotated[str | None, Field(description="A saved model folder to continue from.")] = None
-    epochs: Annotated[int, Field(ge=1)] = 10
-    batch: Annotated[int, Field(ge=1)] = 64
+    epochs: Annotated[int, Field(ge=1, description="How often all training rows are seen.")] = 10
+    batch: Annotated[int, Field(ge=1, description="Rows for one update of the weights.")] = 64
     alpha: Annotated[float, Field(gt=0, description="Learning rate.")] = 0.001
-    optimizer: Literal["adam", "adamw", "sgd", "adadelta", "rmsprop"] = "adam"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    loss: Literal["cross_entropy", "mse", "mae", "huber"] | None = None
+    optimizer: Annotated[
+        Literal["adam", "adamw", "sgd", "adadelta", "rmsprop"], Field(description="How weights are updated.")
+    ] = "adam"
+    weight_decay: Annotated[float, Field(ge=0, description="Strength of the pull of weights towards zero.")] = 0.0
+    loss: Annotated[
+        Literal["cross_entropy", "mse", "mae", "huber"] | None,
+        Field(description="What training makes small. Left out: cross_entropy for classification, else mse."),
+    ] = None
     validation: Annotated[float, Field(ge=0, lt=1, description="Share of training rows held back.")] = 0.0
     patience: Annotated[int | None, Field(ge=1, description="Epochs without a better validation loss.")] = None
-    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
+    device: Annotated[
+        Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")],
+        Field(description="auto takes a GPU where there is one."),
+    ] = "auto"
     threads: Annotated[int | None, Field(ge=1, description="CPU threads; left out: the step's cores, else all.")] = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, description="The same seed, data, code and versions give the same model.")] = 0
 
     @model_validator(mode="after")
     def _complete(self) -> TrainerStep:
@@ -242,26 +269,28 @@ class TrainerStep(BaseStep):
 class Objective(Concept):
     """What a tuner looks for."""
 
-    metric: Metric
-    direction: Literal["minimize", "maximize"]
+    metric: Annotated[Metric, Field(description="What is compared.")]
+    direction: Annotated[Literal["minimize", "maximize"], Field(description="Which way is better.")]
 
 
 class TunerStep(BaseStep):
     """Searches the parameters of a trainer."""
 
-    kind: Literal["tuner"]
-    trainer: Name
-    space: Annotated[dict[str, Any], Field(min_length=1)]
-    trials: Annotated[int, Field(ge=1)] = 20
-    objective: Objective
-    pruner: Literal["none", "median", "hyperband"] = "median"
-    seed: Annotated[int, Field(ge=0)] = 0
+    kind: Annotated[Literal["tuner"], Field(description="What the step does.")]
+    trainer: Annotated[Name, Field(description="Id of the trainer step whose parameters are searched.")]
+    space: Annotated[dict[str, Any], Field(min_length=1, description="Parameter to the values it may take.")]
+    trials: Annotated[int, Field(ge=1, description="How many combinations are tried.")] = 20
+    objective: Annotated[Objective, Field(description="What makes one trial better than another.")]
+    pruner: Annotated[
+        Literal["none", "median", "hyperband"], Field(description="Which trials are stopped before their end.")
+    ] = "median"
+    seed: Annotated[int, Field(ge=0, description="The same seed, data, code and versions give the same model.")] = 0
 
 
 class EvaluatorStep(BaseStep):
     """Measures a model on the test part, and fails the run where a minimum is not met."""
 
-    kind: Literal["evaluator"]
+    kind: Annotated[Literal["evaluator"], Field(description="What the step does.")]
     metric: Annotated[Metric | None, Field(description="Left out: accuracy, or mean_relative_error.")] = None
     metrics: Annotated[tuple[Metric, ...], Field(description="Further ones.")] = ()
     minimum: Annotated[dict[Metric, float], Field(description="For errors and losses it is the maximum.")] = {}
@@ -270,27 +299,30 @@ class EvaluatorStep(BaseStep):
 class SelectorStep(BaseStep):
     """Chooses the champion among candidates by a metric."""
 
-    kind: Literal["selector"]
-    metric: Metric
-    direction: Literal["minimize", "maximize"] = "maximize"
-    candidates: Annotated[tuple[Name, ...], Field(min_length=1)]
+    kind: Annotated[Literal["selector"], Field(description="What the step does.")]
+    metric: Annotated[Metric, Field(description="What is compared.")]
+    direction: Annotated[Literal["minimize", "maximize"], Field(description="Which way is better.")] = "maximize"
+    candidates: Annotated[tuple[Name, ...], Field(min_length=1, description="Ids of the evaluators to compare.")]
 
 
 class PythonStep(BaseStep):
     """Calls any function; its parameters and outputs have the types of its hints."""
 
-    kind: Literal["python"]
-    function: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
-    parameters: dict[str, Any] = {}
+    kind: Annotated[Literal["python"], Field(description="What the step does.")]
+    function: Annotated[
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")],
+        Field(description="`module:function`, looked up from the project folder."),
+    ]
+    parameters: Annotated[dict[str, Any], Field(description="Arguments of the function, by name.")] = {}
 
 
 class CommandStep(BaseStep):
     """Runs a shell line; inputs are folders named by `$INPUT_<PORT>`, outputs are folders `$OUTPUT_<NAME>`."""
 
-    kind: Literal["command"]
-    run: str
+    kind: Annotated[Literal["command"], Field(description="What the step does.")]
+    run: Annotated[str, Field(description="The line, as `sh -c` takes it.")]
     image: Annotated[str | None, Field(description="Container image, where the executor runs containers.")] = None
-    parameters: dict[str, str | int | float | bool] = {}
+    parameters: Annotated[dict[str, str | int | float | bool], Field(description="Become `$PARAMETER_<NAME>`.")] = {}
     files: Annotated[tuple[str, ...], Field(description="Project files that the line reads.")] = ()
 
 
@@ -303,40 +335,45 @@ Step = Annotated[
 class Pipeline(Concept):
     """A named list of steps and what they predict."""
 
-    name: Name
-    prediction_type: Literal["classification", "regression"] = "classification"
+    name: Annotated[Name, Field(description="Name of the pipeline; runs are listed under it.")]
+    prediction_type: Annotated[
+        Literal["classification", "regression"], Field(description="Whether a class or a number is predicted.")
+    ] = "classification"
     repeat_time: Annotated[str | None, Field(description="ISO 8601 duration or cron line.")] = None
-    customer_id: str | None = None
-    description: str = ""
-    steps: Annotated[tuple[Step, ...], Field(min_length=1)]
+    customer_id: Annotated[str | None, Field(description="Who pays for its runs.")] = None
+    description: Annotated[str, Field(description="For people.")] = ""
+    steps: Annotated[tuple[Step, ...], Field(min_length=1, description="What is done, in order.")]
 
 
 class Node(Concept):
     """A machine of the cluster, and its price."""
 
-    label: Name
-    location: str = ""
-    ip: str | None = None
-    accelerator: str | None = None
+    label: Annotated[Name, Field(description="What `target_label` of a step names.")]
+    location: Annotated[str, Field(description="Where it stands.")] = ""
+    ip: Annotated[str | None, Field(description="Its address.")] = None
+    accelerator: Annotated[str | None, Field(description="Such as nvidia-h100.")] = None
     unit_price: Annotated[float, Field(ge=0, description="Tokens for one second.")] = 0.0
-    provider_id: str | None = None
-    cores: Annotated[int, Field(ge=1)] = 1
-    memory: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*(Mi|Gi)$")] = "1Gi"
+    provider_id: Annotated[str | None, Field(description="Who is paid for it.")] = None
+    cores: Annotated[int, Field(ge=1, description="CPU cores.")] = 1
+    memory: Annotated[Memory, Field(description="Such as 512Mi or 2Gi.")] = "1Gi"
 
 
 class Cluster(Concept):
     """The machines that steps may run on."""
 
-    nodes: Annotated[tuple[Node, ...], Field(min_length=1)]
+    nodes: Annotated[tuple[Node, ...], Field(min_length=1, description="The machines.")]
 
 
 class Environment(Concept):
     """A place to release to; environments are passed in the order given."""
 
-    name: Name
-    namespace: str | None = None
-    replicas: Annotated[int, Field(ge=0)] = 1
-    deployment: Literal["hot_swap", "image"] = "hot_swap"
+    name: Annotated[Name, Field(description="Unlike any other environment's.")]
+    namespace: Annotated[str | None, Field(description="Kubernetes namespace. Left out: the name.")] = None
+    replicas: Annotated[int, Field(ge=0, description="Runners side by side.")] = 1
+    deployment: Annotated[
+        Literal["hot_swap", "image"],
+        Field(description="hot_swap: a running service takes the version; image: a container image is built for it."),
+    ] = "hot_swap"
 
 
 class Review(Concept):
@@ -344,85 +381,87 @@ class Review(Concept):
 
     approvals: Annotated[int, Field(ge=0, description="By different managers, none of them the submitter.")] = 1
     require: Annotated[dict[Metric, float], Field(description="Metric gates; for errors the value is a maximum.")] = {}
-    roles: Annotated[tuple[str, ...], Field(min_length=1)] = ("manager",)
+    roles: Annotated[tuple[str, ...], Field(min_length=1, description="Whose approvals count.")] = ("manager",)
 
 
 class Slo(Concept):
     """What a service promises."""
 
-    p99_ms: Annotated[float | None, Field(gt=0)] = None
-    error_rate: Annotated[float | None, Field(ge=0, le=1)] = None
+    p99_ms: Annotated[
+        float | None, Field(gt=0, description="Milliseconds within which 99 of 100 requests are answered.")
+    ] = None
+    error_rate: Annotated[float | None, Field(ge=0, le=1, description="Share of requests that may fail.")] = None
 
 
 class Canary(Concept):
     """A share of traffic for a new version before it takes all."""
 
-    share: Annotated[float, Field(ge=0, le=1)] = 0.0
-    hold: Seconds = 60.0
+    share: Annotated[float, Field(ge=0, le=1, description="Of requests; 0 gives the new version all at once.")] = 0.0
+    hold: Annotated[Seconds, Field(description="Seconds before it takes all.")] = 60.0
 
 
 class Limits(Concept):
     """What one request may ask for."""
 
-    body_bytes: Annotated[int, Field(ge=1)] = 16 * 1024 * 1024
-    rows: Annotated[int, Field(ge=1)] = 100_000
-    in_flight: Annotated[int, Field(ge=1)] = 256
+    body_bytes: Annotated[int, Field(ge=1, description="Bytes of a request's body.")] = 16 * 1024 * 1024
+    rows: Annotated[int, Field(ge=1, description="Rows of one request.")] = 100_000
+    in_flight: Annotated[int, Field(ge=1, description="Requests that are answered side by side.")] = 256
 
 
 class Service(Concept):
     """How the released version is served."""
 
-    name: Name | None = None
-    slo: Slo = Slo()
-    canary: Canary = Canary()
-    limits: Limits = Limits()
+    name: Annotated[Name | None, Field(description="Left out: the model's.")] = None
+    slo: Annotated[Slo, Field(description="What it promises.")] = Slo()
+    canary: Annotated[Canary, Field(description="How a new version takes over.")] = Canary()
+    limits: Annotated[Limits, Field(description="What a request may ask for.")] = Limits()
 
 
 class Drift(Concept):
     """When the data counts as changed."""
 
-    test: Literal["ks", "psi", "chi2"] = "ks"
-    threshold: Annotated[float, Field(gt=0)] = 0.05
-    window: Annotated[int, Field(ge=1)] = 1000
+    test: Annotated[Literal["ks", "psi", "chi2"], Field(description="Statistical test.")] = "ks"
+    threshold: Annotated[float, Field(gt=0, description="Of the test's p-value, or of the index for psi.")] = 0.05
+    window: Annotated[int, Field(ge=1, description="Rows that are compared with the training data.")] = 1000
 
 
 class Feedback(Concept):
     """How corrected predictions come back."""
 
-    column: str
-    minimum: Annotated[int, Field(ge=1)] = 100
+    column: Annotated[str, Field(description="Holds the right answer.")]
+    minimum: Annotated[int, Field(ge=1, description="Rows before they are used.")] = 100
 
 
 class RetrainWhen(Concept):
     """What starts the next training."""
 
-    drift: bool = False
-    feedback: Annotated[int | None, Field(ge=1)] = None
-    schedule: str | None = None
+    drift: Annotated[bool, Field(description="Whether drift does.")] = False
+    feedback: Annotated[int | None, Field(ge=1, description="So many rows of feedback.")] = None
+    schedule: Annotated[str | None, Field(description="ISO 8601 duration or cron line.")] = None
 
 
 class Monitoring(Concept):
     """What is watched while a service runs."""
 
-    log_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
-    drift: Drift | None = None
-    feedback: Feedback | None = None
-    retrain_when: RetrainWhen = RetrainWhen()
+    log_rate: Annotated[float, Field(ge=0, le=1, description="Share of predictions that are logged.")] = 0.0
+    drift: Annotated[Drift | None, Field(description="Left out: not watched.")] = None
+    feedback: Annotated[Feedback | None, Field(description="Left out: not collected.")] = None
+    retrain_when: Annotated[RetrainWhen, Field(description="What starts the next training.")] = RetrainWhen()
 
 
 class Blueprint(Concept):
     """One machine-learning system, described once."""
 
-    version: Literal[1] = 1
+    version: Annotated[Literal[1], Field(description="Of the blueprint's language.")] = 1
     model: Annotated[Name | None, Field(description="Name in the Model Center. Left out: the pipeline's.")] = None
-    pipeline: Pipeline
-    cluster: Cluster | None = None
-    environments: tuple[Environment, ...] = (
+    pipeline: Annotated[Pipeline, Field(description="What is trained, and how.")]
+    cluster: Annotated[Cluster | None, Field(description="Where steps run. Left out: on this machine.")] = None
+    environments: Annotated[tuple[Environment, ...], Field(description="Where versions are released, in order.")] = (
         Environment(name="dev"), Environment(name="staging"), Environment(name="production"),
     )  # fmt: skip
-    review: Review = Review()
-    service: Service = Service()
-    monitoring: Monitoring = Monitoring()
+    review: Annotated[Review, Field(description="What a version needs before it may be released.")] = Review()
+    service: Annotated[Service, Field(description="How it is served.")] = Service()
+    monitoring: Annotated[Monitoring, Field(description="What is watched.")] = Monitoring()
 
     @property
     def model_name(self) -> str:

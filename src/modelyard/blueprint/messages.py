@@ -13,9 +13,9 @@ from pydantic_core import ErrorDetails
 from modelyard.blueprint.model import Blueprint, Pipeline
 from modelyard.blueprint.paths import Issue, KeyPath, did_you_mean, listed
 
-__all__ = ["issues_of"]
+__all__ = ["PATTERNS", "concepts", "issues_of"]
 
-_PATTERNS = {
+PATTERNS = {
     r"^[a-z][a-z0-9_-]*$": "a lower-case letter, then lower-case letters, digits, - and _",
     r"^(torch|sklearn)$": "torch or sklearn",
     r"^(sha256|blake3):[0-9a-f]{64}$": "sha256: or blake3: and 64 lower-case hexadecimal digits",
@@ -266,7 +266,7 @@ def _literal(context: Mapping[str, Any], value: Any) -> tuple[str, str]:
 
 def _pattern(context: Mapping[str, Any], value: Any) -> tuple[str, str]:
     pattern = str(context["pattern"])
-    return f"must be {_PATTERNS.get(pattern, f'text that matches {pattern}')}, not {_shown(value)}.", ""
+    return f"must be {PATTERNS.get(pattern, f'text that matches {pattern}')}, not {_shown(value)}.", ""
 
 
 def _too_short(context: Mapping[str, Any], _value: Any) -> tuple[str, str]:

@@ -160,7 +160,10 @@ class Flavour(Protocol):
         """
 
     def load(self, folder: Path) -> Predictor:
-        """Load the model as a predictor from `input` (float32, rows first) to `scores`; raises IntegrityError where a file holds types outside the trusted list."""
+        """Load the model as a predictor from `input` (float32, rows first) to `scores`.
+
+        Raises IntegrityError where a file is damaged or holds types outside the trusted list.
+        """
 
 
 @runtime_checkable

@@ -28,7 +28,7 @@ def input_shape(fields: Sequence[Field], *, flat: bool = False) -> tuple[int, ..
         if field.dtype == "string":
             raise DataError(
                 f"The column {field.name!r} is text, and a model takes numbers.",
-                remedy="Turn it into numbers by a transform of type one_hot, or leave it out in the importer's columns.",
+                remedy="Use a transform of type one_hot, or leave it out of the importer's columns.",
             )
     if flat:
         return (sum(int(np.prod(field.shape)) for field in fields),)
@@ -37,7 +37,7 @@ def input_shape(fields: Sequence[Field], *, flat: bool = False) -> tuple[int, ..
     arrays = [field.name for field in fields if field.shape]
     if arrays:
         raise DataError(
-            f"A network takes one array or several scalar columns; {arrays[0]!r} is an array among {len(fields)} columns.",
+            f"A network takes one array or several scalars; {arrays[0]!r} is an array among {len(fields)} columns.",
             remedy="Join them by a transform of type stack.",
         )
     return (len(fields),)

@@ -59,6 +59,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
         head: What the model's raw scores are.
         classes: For classification: the labels, in the order of `probabilities`.
         order: For probabilities: the position in `classes` of each column of the scores; empty where they agree.
+        positions: Whether labels come from the model as positions in `classes`.
         flat: Whether the inputs are flattened and joined into one vector.
         transform: Whether a folder `transform` stands before the model.
         onnx: The ONNX file, or None.
@@ -72,6 +73,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     head: Head
     classes: tuple[Label, ...] | None = None
     order: tuple[int, ...] = ()
+    positions: bool = False
     flat: bool = False
     transform: bool = False
     onnx: OnnxFile | None = None
@@ -131,6 +133,8 @@ class Model:
         if self._labels is None:
             return {"value": scores.reshape(len(scores)).astype(np.float32, copy=False)}
         if self.info.head is Head.LABELS:
+            if self.info.positions:
+                return {"label": self._labels[scores.astype(np.intp)]}
             return {"label": scores.astype(self._labels.dtype)}
         probabilities = softmax(scores) if self.info.head is Head.LOGITS else scores.astype(np.float32, copy=False)
         if self.info.order:
@@ -158,7 +162,7 @@ def save_model(
         folder: New or empty.
         flavour: `torch`, `sklearn`, `onnx`, or an installed one.
         model: A network of `build_network`, a fitted estimator, or for onnx a ModelProto or the path of a file. An
-            estimator may have learnt the labels themselves or their positions in `classes`.
+            estimator may have learnt the labels themselves, or, where they are not all in `classes`, the positions in it.
         inputs: What the model takes, after the transform.
         outputs: What predictions hold; None derives it by `model_outputs`.
         prediction_type: `classification` or `regression`.
@@ -272,10 +276,8 @@ def _info(
     elif head is Head.VALUE:
         raise DataError("The model is a regressor, and the prediction type is classification.")
     order = _order(labels, facts.get("classes"), facts.get("outputs")) if labels is not None else ()
-    if labels is not None and head is Head.LABELS and facts.get("classes") is not None:
-        known = set(facts["classes"])
-        if not known <= set(labels):
-            raise DataError(f"The estimator predicts {sorted(known)}, and the classes are {list(labels)}.")
+    learnt = facts.get("classes")
+    positions = head is Head.LABELS and learnt is not None and not set(learnt) <= set(labels or ())
     derived = model_outputs(prediction_type, labels, probabilities=head is not Head.LABELS)
     onnx = facts.get("onnx")
     return ModelInfo(
@@ -285,7 +287,8 @@ def _info(
         outputs=_agreed(outputs, derived),
         head=head,
         classes=labels,
-        order=order,
+        order=() if head is Head.LABELS else order,
+        positions=positions,
         flat=flat,
         transform=transform is not None,
         onnx=None if onnx is None else OnnxFile(**onnx),
@@ -311,18 +314,14 @@ def _order(labels: tuple[Label, ...], learnt: Sequence[Any] | None, outputs: int
         if outputs is not None and outputs != len(labels):
             raise DataError(f"The model gives {outputs} scores, and there are {len(labels)} classes.")
         return ()
-    positions = {label: index for index, label in enumerate(labels)}
-    if all(label in positions for label in learnt) and (list(learnt) == list(labels) or not _are_positions(learnt)):
-        order = tuple(positions[label] for label in learnt)
-    elif _are_positions(learnt) and all(0 <= int(label) < len(labels) for label in learnt):
+    place_of = {label: index for index, label in enumerate(labels)}
+    if all(label in place_of for label in learnt):
+        order = tuple(place_of[label] for label in learnt)
+    elif all(type(label) is int and 0 <= label < len(labels) for label in learnt):
         order = tuple(int(label) for label in learnt)
     else:
         raise DataError(f"The estimator has learnt {list(learnt)}, and the classes are {list(labels)}.")
     return () if order == tuple(range(len(labels))) else order
-
-
-def _are_positions(learnt: Sequence[Any]) -> bool:
-    return all(isinstance(label, int) and not isinstance(label, bool) for label in learnt)
 
 
 def _plain_labels(classes: Sequence[Any] | None) -> tuple[Label, ...]:

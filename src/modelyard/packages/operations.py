@@ -156,7 +156,7 @@ class Standardize(FittedOperation):
 class OneHot(FittedOperation):
     """Categories become arrays of 0 and 1, as float32, with one place for each category of the training part, sorted.
 
-    A category that the training part does not hold, and a missing number (NaN), become zeros in every place. Each column
+    A category that the training part does not hold, and a missing number (NaN), become zeros everywhere. Each column
     turns into an array of its own name; with `into`, all of them turn into one array of that name, in order.
     """
 
@@ -177,7 +177,8 @@ class OneHot(FittedOperation):
         categories = {}
         for name in names:
             values = train[name]
-            categories[name] = np.unique(values[values == values]).tolist()  # noqa: PLR0124  (NaN differs from itself)
+            there = ~np.isnan(values) if values.dtype.kind == "f" else slice(None)
+            categories[name] = np.unique(values[there]).tolist()
             if not categories[name]:
                 raise DataError(f"The column {name!r} has no value in the training part.", where=f"column {name!r}")
         into = spec.get("into")
@@ -309,7 +310,7 @@ class Reshape(FittedOperation):
         def fits(field: Field) -> bool:
             known = math.prod(size for size in shape if size != -1)
             size = math.prod(field.shape)
-            return size % known == 0 if -1 in shape else size == known
+            return bool(size % known == 0 if -1 in shape else size == known)
 
         return cls(_chosen(spec, fields, fits, default=lambda field: bool(field.shape) and fits(field)), shape)
 
@@ -477,7 +478,7 @@ def _numeric(field: Field) -> bool:
 
 
 def _is_float(field: Field) -> bool:
-    return field.dtype.startswith("float")
+    return bool(field.dtype.startswith("float"))
 
 
 def _as_float32(field: Field) -> Field:

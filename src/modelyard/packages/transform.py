@@ -86,7 +86,7 @@ class TransformChain:
         return own if upstream is None else upstream.then(own)
 
     def then(self, following: TransformChain) -> TransformChain:
-        """Return this chain and another after it; raises DataError where the other does not take what this one gives."""
+        """Return this chain and another after it; raises DataError where the two do not fit."""
         if self.outputs != following.inputs:
             raise DataError(
                 f"A transform gives {_names(self.outputs)}, and the one after it takes {_names(following.inputs)}.",
@@ -95,7 +95,7 @@ class TransformChain:
         return TransformChain(self.inputs, (*self.operations, *following.operations))
 
     def since(self, upstream: TransformChain | None) -> TransformChain:
-        """Return the operations that `fit` added to `upstream`: what is still to be done to data `upstream` has made."""
+        """Return the operations that `fit` added to `upstream`: what data made by `upstream` still needs."""
         if upstream is None:
             return self
         return TransformChain(upstream.outputs, self.operations[len(upstream.operations) :])

@@ -1,4 +1,4 @@
-"""What a model's raw scores mean. Every flavour's predictor takes `input` and gives `scores`; the head says the rest."""
+"""What a model's raw scores mean: every flavour's predictor takes `input` and gives `scores`."""
 
 from __future__ import annotations
 

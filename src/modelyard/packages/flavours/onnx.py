@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 
 from modelyard.errors import DataError, IntegrityError, ModelyardError
 from modelyard.files import write_atomically
@@ -85,7 +84,8 @@ def _proto(model: Any) -> onnx.ModelProto:
         onnx.checker.check_model(model)
     except ModelyardError:
         raise
-    except (onnx.checker.ValidationError, DecodeError, OSError, ValueError) as error:
+    except Exception as error:
+        # protobuf, the checker and the file system each raise their own; all mean that the bytes are no model.
         raise IntegrityError(f"This is not a valid ONNX model: {error}.") from error
     return model
 

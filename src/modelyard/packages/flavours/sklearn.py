@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import textwrap
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -30,6 +31,22 @@ _OPSET = {"": 20, "ai.onnx.ml": 3}
 _PROBE_ROWS = 32
 
 TRUSTED = (
+    "sklearn._loss.loss.HalfTweedieLoss",
+    "sklearn._loss.loss.HalfTweedieLossIdentity",
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
+    "sklearn.gaussian_process.kernels.ConstantKernel",
+    "sklearn.gaussian_process.kernels.DotProduct",
+    "sklearn.gaussian_process.kernels.ExpSineSquared",
+    "sklearn.gaussian_process.kernels.Exponentiation",
+    "sklearn.gaussian_process.kernels.Hyperparameter",
+    "sklearn.gaussian_process.kernels.Matern",
+    "sklearn.gaussian_process.kernels.Product",
+    "sklearn.gaussian_process.kernels.RBF",
+    "sklearn.gaussian_process.kernels.RationalQuadratic",
+    "sklearn.gaussian_process.kernels.Sum",
+    "sklearn.gaussian_process.kernels.WhiteKernel",
     "sklearn._loss.link.IdentityLink",
     "sklearn._loss.link.Interval",
     "sklearn._loss.link.LogitLink",
@@ -83,13 +100,7 @@ class SklearnFlavour:
             facts["outputs"] = int(np.size(model.predict(probe((features,), 1))))
         else:
             facts["classes"] = np.asarray(model.classes_).tolist()
-        missing = _save_onnx(model, head, features, folder)
-        if missing:
-            facts["onnx_missing"] = missing
-        else:
-            output = {Head.PROBABILITIES: "probabilities", Head.LABELS: "label", Head.VALUE: "variable"}[head]
-            facts["onnx"] = {"file": _ONNX, "input": INPUT, "output": output}
-        return facts
+        return facts | _save_onnx(model, head, features, folder)
 
     def load(self, folder: Path) -> SklearnPredictor:
         """Load the estimator; raises IntegrityError, with their names, where it holds types that are not trusted."""
@@ -138,10 +149,11 @@ def _refuse_untrusted(data: bytes, file: Path) -> None:
         )
 
 
-def _save_onnx(model: Any, head: Head, features: int, folder: Path) -> str:
-    """Write `model.onnx` and return an empty text, or return the sentence that says why there is none."""
+def _save_onnx(model: Any, head: Head, features: int, folder: Path) -> dict[str, Any]:
+    """Write `model.onnx` and return the fact `onnx`, or return the fact `onnx_missing` that says why there is none."""
+    file = folder / _ONNX
     final = model.steps[-1][1] if hasattr(model, "steps") else model
-    options = {id(final): {"zipmap": False}} if head is not Head.VALUE else None
+    options = {id(final): {"zipmap": False}} if head is Head.PROBABILITIES else None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -153,24 +165,21 @@ def _save_onnx(model: Any, head: Head, features: int, folder: Path) -> str:
                 target_opset=_OPSET,
             )
         converted.ir_version = 10
-        write_atomically(folder / _ONNX, converted.SerializeToString(deterministic=True))
-        output = {Head.PROBABILITIES: "probabilities", Head.LABELS: "label", Head.VALUE: "variable"}[head]
+        write_atomically(file, converted.SerializeToString(deterministic=True))
+        names = [output.name for output in converted.graph.output]
+        output = "probabilities" if head is Head.PROBABILITIES else names[0]
         given = probe((features,), _PROBE_ROWS)
-        same = close(
-            _scores(model, head, given).reshape(-1),
-            np.asarray(
-                OnnxPredictor(folder / _ONNX, input_name=INPUT, output_name=output).predict({INPUT: given})[SCORES]
-            ).reshape(-1),
-        )
+        predicted = OnnxPredictor(file, input_name=INPUT, output_name=output).predict({INPUT: given})[SCORES]
+        same = close(_scores(model, head, given).reshape(-1), np.asarray(predicted).reshape(-1))
     except Exception as error:
         # skl2onnx raises classes of its own, RuntimeError, NotImplementedError and TypeError for what it can't convert.
-        (folder / _ONNX).unlink(missing_ok=True)
-        reason = " ".join(str(error).split())[:300]
-        return f"skl2onnx can't convert {type(final).__name__}: {reason}"
+        file.unlink(missing_ok=True)
+        reason = textwrap.shorten(str(error), 120, placeholder=" ...")
+        return {"onnx_missing": f"skl2onnx can't convert {type(final).__name__}: {reason}"}
     if not same:
-        (folder / _ONNX).unlink(missing_ok=True)
-        return f"The ONNX form of {type(final).__name__} gives other scores than scikit-learn."
-    return ""
+        file.unlink(missing_ok=True)
+        return {"onnx_missing": f"The ONNX form of {type(final).__name__} gives other scores than scikit-learn."}
+    return {"onnx": {"file": _ONNX, "input": INPUT, "output": output}}
 
 
 def _reproducible(data: bytes) -> bytes:

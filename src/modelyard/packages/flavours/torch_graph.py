@@ -48,7 +48,7 @@ class _Graph:
 
 
 def to_onnx(network: Network) -> onnx.ModelProto:
-    """Return the network in evaluation mode as ONNX: `input` float32 [n, *input_shape] to `scores` float32 [n, outputs].
+    """Return the network in evaluation mode as ONNX: `input` [n, *input_shape] to `scores` [n, outputs], in float32.
 
     Raises:
         KeyError: A module of the network is none that `build_network` makes.

@@ -56,15 +56,14 @@ def import_data(
         online_data: The same with a URL. Exactly one of the two is given.
         test_data: A source for the test part. None: rows of the one source are split.
         target: Column to predict. IDX files and image folders call it `label`.
-        columns: Columns to keep beside the target. None: all.
+        columns: Those to keep beside the target. None: all.
         dtypes: Column to dtype, where the guess would be wrong.
         split: `test` (share of rows, default 0.2), `seed` (0) and `stratify` (True).
         image_size: Rows and columns that images are resized to.
-        limit: Keep only so many rows of each part, drawn by the split's seed.
+        limit: Rows to keep of each part, drawn by the split's seed.
 
     Returns:
-        `train` and `test`, each a Dataset with the same columns, dtypes and classes. Classes are the sorted distinct
-        values of a target of integers, booleans or text; a float target has none.
+        `train` and `test`: Datasets with the same columns, dtypes and classes; a float target has no classes.
 
     Raises:
         DataError: A file, a column, a value or a checksum is not what the blueprint says.
@@ -73,14 +72,14 @@ def import_data(
     """
     asked = {**(dtypes or {})}
     check_dtypes(asked)
-    target = _target(format, target, local_data if online_data is None else online_data)
+    source = local_data if online_data is None else online_data
+    target = _target(format, target, source)
     common = {
         "target": target,
         "columns": None if columns is None else tuple(columns),
         "dtypes": asked,
         "image_size": None if image_size is None else (int(image_size[0]), int(image_size[1])),
     }
-    source = local_data if online_data is None else online_data
     if source is None:
         raise DataError("There is no source.", remedy="Give the importer `local_data` or `online_data`.")
     rule = {"test": 0.2, "seed": 0, "stratify": True} | dict(split or {})

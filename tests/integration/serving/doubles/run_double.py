@@ -1,0 +1,66 @@
+"""Run a service of double packages in this process: the entry that tests start, with a crash at a chosen moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from modelyard.errors import ModelyardError
+from modelyard.errors import NotFoundError
+from modelyard.serving.faults import Faults
+from modelyard.serving.service import Limits, Live, ServiceSpec, run_service
+
+
+class KillAt(Faults):
+    def __init__(self, point: str) -> None:
+        self.point = point
+
+    def at(self, point: str) -> None:
+        if point == self.point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    store, live_file = Path(options["store"]), Path(options["live"])
+
+    def fetch(digest: str) -> Path:
+        if not (store / digest).is_dir():
+            raise NotFoundError(f"There is no package {digest[:12]}.")
+        return store / digest
+
+    def live() -> dict[str, Live]:
+        return {name: Live(**value) for name, value in json.loads(live_file.read_text()).items()}
+
+    def wake(timeout: float) -> bool:
+        before = live_file.stat().st_mtime_ns
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if live_file.stat().st_mtime_ns != before:
+                return True
+            time.sleep(0.01)
+        return False
+
+    spec = ServiceSpec(
+        name=options.get("name", "dev"), folder=Path(options["folder"]), host=options.get("host", "127.0.0.1"),
+        workers=options.get("workers", 2), limits=Limits(**options.get("limits", {})), log_level="debug",
+        loader=options.get("loader", "double_loader"), drain_seconds=options.get("drain_seconds", 5.0),
+        prepare_seconds=options.get("prepare_seconds", 60.0),
+    )  # fmt: skip
+    follow = options.get("follow", False)
+    try:
+        run_service(
+            spec, fetch=fetch, live=live if follow else None, wake=wake if follow else None,
+            faults=KillAt(options["kill_at"]) if options.get("kill_at") else None,
+        )  # fmt: skip
+    except ModelyardError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from modelyard.errors import ModelyardError
+from modelyard.serving.faults import POINTS
+
+
+def test_a_killed_worker_is_replaced_and_no_answer_is_wrong(service):
+    service.start()
+    service.client.swap("m", "v1", service.package(factor=2))
+    workers = service.all_accept()
+    with service.load({"v1": 2}, connections=4) as load:
+        load.wait_for(100)
+        os.kill(workers[0], signal.SIGKILL)
+        load.wait_for(300)
+        replaced = service.until(lambda: now if len(now := service.client.status().workers) == 2 else None)
+    report = load.report()
+    assert replaced != workers
+    assert report.mixed == []
+    # Each connection of the dead worker fails at most once, and then is answered by another worker.
+    assert len(report.failures) <= 4
+    assert all("Error" in sample.failure for sample in report.failures), report.failures
+    assert service.client.status().restarts == 1
+
+
+def test_connections_that_wait_while_a_worker_dies_are_answered_by_another(service):
+    service.start()
+    service.client.swap("m", "v1", service.package(factor=2))
+    with service.load({"v1": 2}, rate=100, fresh=True) as load:
+        for _ in range(3):
+            os.kill(service.all_accept()[0], signal.SIGKILL)
+            load.wait_for(30)
+    report = load.report()
+    assert report.mixed == []
+    # Only a request that the dead worker had accepted already can fail.
+    assert len(report.failures) <= 3
+
+
+def test_a_worker_that_starts_while_a_swap_goes_on_never_answers_with_an_older_generation(service):
+    service.start()
+    service.client.swap("m", "v1", service.package(factor=2, load_seconds=0.1))
+    workers = service.all_accept()
+    os.kill(workers[0], signal.SIGKILL)
+    acknowledged = service.client.swap("m", "v2", service.package(factor=3, load_seconds=0.1)).generation
+    with service.load({"v2": 3}, rate=300, fresh=True) as load:
+        service.all_accept()
+        load.wait_for(60)
+    report = load.report()
+    assert report.failures == []
+    assert {sample.generation for sample in report.samples} == {acknowledged}
+
+
+def test_workers_of_a_killed_supervisor_exit_and_a_restart_serves_the_committed_generation_on_the_same_port(service):
+    service.start()
+    service.client.swap("m", "v1", service.package(factor=2))
+    service.client.swap("m", "v2", service.package(factor=3))
+    workers, url = service.all_accept(), service.client.url
+    service.kill()
+    service.until(lambda: not any(_running(pid) for pid in workers), timeout=5)
+    assert not service.client.alive
+    service.start()
+    assert service.client.url == url
+    assert service.predict().json == {"model": "m", "version": "v2", "generation": 2, "rows": [{"value": 3.0}]}
+    assert service.client.rollback("m").loaded is False
+
+
+def _running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+BEFORE = ("swap-begun", "staged", "worker-prepared", "prepared")
+AFTER = ("state-written", "word-stored", "acknowledged")
+
+
+@pytest.mark.parametrize("point", BEFORE + AFTER)
+def test_a_supervisor_killed_at_any_step_leaves_one_whole_generation(service, point):
+    first, second = service.package(factor=2), service.package(factor=3)
+    service.start()
+    service.client.swap("m", "v1", first)
+    service.client.stop()
+    service.process.wait(10)
+    service.start(kill_at=point)
+    with pytest.raises(ModelyardError):
+        service.client.swap("m", "v2", second)
+    service.process.wait(10)
+    assert service.process.returncode == -signal.SIGKILL
+    service.start()
+    version, value = ("v1", 2.0) if point in BEFORE else ("v2", 3.0)
+    service.all_accept()
+    for _ in range(6):
+        assert service.predict().json["version"] == version
+        assert service.predict().json["rows"] == [{"value": value}]
+    # Whatever the crash left behind, the next swap works, and under a number of its own.
+    swapped = service.client.swap("m", "v3", service.package(factor=4))
+    assert swapped.generation > 1
+    assert service.predict().json["rows"] == [{"value": 4.0}]
+
+
+def test_a_supervisor_killed_while_it_retires_a_model_serves_it_no_more(service):
+    service.live(m=("v1", service.package(factor=2)))
+    service.start(follow=True)
+    service.client.stop()
+    service.process.wait(10)
+    service.start(follow=True, kill_at="state-retired")
+    service.live()
+    service.process.wait(10)
+    service.start(follow=True)
+    assert service.predict().status == 404
+
+
+def test_every_point_of_the_protocol_is_crashed_at():
+    assert set(BEFORE + AFTER) | {"state-retired"} == set(POINTS)
+
+
+def test_a_damaged_committed_file_is_an_error_that_names_it(service):
+    service.folder.mkdir()
+    (service.folder / "committed.json").write_text("{")
+    process = service.spawn()
+    assert process.wait(10) == 4
+    assert "committed.json" in service.log
+
+
+def test_a_committed_package_that_can_not_be_read_after_a_restart_is_not_served_and_the_rest_is(service):
+    cats, dogs = service.package(factor=2), service.package(factor=3)
+    service.start()
+    service.client.swap("cats", "v1", cats)
+    service.client.swap("dogs", "v1", dogs)
+    service.kill()
+    damaged = service.root / "store" / cats / "double.json"
+    good = damaged.read_text()
+    damaged.write_text('{"factor": 9}')
+    service.process = service.spawn()
+    service.until(lambda: service.client.alive)
+    service.all_accept()
+    assert service.predict("dogs").json["rows"] == [{"value": 3.0}]
+    refused = service.predict("cats")
+    assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+    assert service.request("GET", "/readyz").status == 503
+    assert service.client.status().slots["cats"].failure.code == "integrity"
+    damaged.write_text(good)
+    service.client.swap("cats", "v1", cats)
+    assert service.predict("cats").json["generation"] == 1
+    assert service.request("GET", "/readyz").status == 200
+
+
+def test_a_stop_lets_requests_in_flight_end(service):
+    service.start()
+    service.client.swap("m", "v1", service.package(factor=2, predict_seconds=0.5))
+    service.all_accept()
+    with service.load({"v1": 2}, connections=1) as load:
+        time.sleep(0.2)
+        load._stopping.set()
+        service.client.stop()
+    report = load.report()
+    assert report.requests == 1
+    assert report.failures == []
+    assert service.process.wait(10) == 0
+    assert not (service.folder / "service.json").exists()

@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("review", "Tell the story of a model: who did what, when, on what."),
     "up": ("services", "Serve what is released to each environment."),
     "down": ("services", "Stop the services."),
+    "serve": ("services", "Serve one environment in the foreground."),
     "predict": ("services", "Send rows to a running service."),
     "verify": ("upkeep", "Check every stored byte against its digest."),
     "gc": ("upkeep", "Remove stored objects that nothing refers to."),

@@ -104,4 +104,3 @@ def span(seconds: float) -> str:
 def short(digest: str | None) -> str:
     """Return the first twelve digits of a digest, enough to name it in a project."""
     return digest[:12] if digest else "-"
-

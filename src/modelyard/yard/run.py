@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from modelyard.errors import InputError, NotFoundError, RunError
 from modelyard.records import RunRecord, RunState, TaskRecord
 from modelyard.store.store import Store
 
-__all__ = ["Run"]
+__all__ = ["Run", "run_manifests"]
 
 _FAILURES = {kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RunError)}
 
@@ -129,13 +129,16 @@ class Run:
                     remedy=record.failure.remedy or f"Its log: modelyard logs {self.id} {step}",
                 )
         if self.state is not RunState.SUCCEEDED:
-            raise RunError(
-                f"Run {self.id} {self.state}.", remedy=f"Go on from it: modelyard run --resume {self.id}"
-            )
+            raise RunError(f"Run {self.id} {self.state}.", remedy=f"Go on from it: modelyard run --resume {self.id}")
         return self
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
-        value = msgspec.to_builtins(self.record)
-        assert isinstance(value, dict)
+        value: dict[str, Any] = msgspec.to_builtins(self.record)
         return value | {"metrics": dict(self.metrics)}
+
+
+def run_manifests(store: Store) -> Iterator[RunRecord]:
+    """Yield every run's record from its manifest in the store."""
+    for _, digest in store.names.list("runs/"):
+        yield msgspec.json.decode(store.objects.get(digest), type=RunRecord)

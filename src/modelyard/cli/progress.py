@@ -1,0 +1,127 @@
+"""What a run shows while it runs: a live table on a terminal, one line for each change elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+import click
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from modelyard.cli.output import STATE_STYLE, console, span
+from modelyard.records import Event, EventKind
+
+__all__ = ["LineProgress", "LiveProgress", "Progress", "open_progress"]
+
+
+class Progress:
+    """Listens to a run's events; used as a context manager around the run."""
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+class LineProgress(Progress):
+    """One line for each state a step reaches: for pipes and logs."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, float] = {}
+        self._last: dict[str, dict[str, float]] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Print what changed."""
+        if event.kind is EventKind.METRIC:
+            self._last.setdefault(event.task, {})[event.data["name"]] = event.data["value"]
+        if event.kind is not EventKind.STATE or not event.task:
+            return
+        state = event.data["state"]
+        if state == "running":
+            self._started[event.task] = event.time
+            click.echo(f"  {event.task:<16} started")
+            return
+        if state == "waiting":
+            return
+        took = f" in {span(event.time - self._started[event.task])}" if event.task in self._started else ""
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in self._last.get(event.task, {}).items())
+        failure = event.data.get("failure") or {}
+        why = f": {failure['what']}" if failure.get("what") else ""
+        click.echo(f"  {event.task:<16} {state}{took}{'  (' + figures + ')' if figures else ''}{why}")
+
+
+class LiveProgress(Progress):
+    """A table that follows the run: state, time, progress and the newest metrics of each step."""
+
+    def __init__(self, steps: Sequence[str]) -> None:
+        self._rows: dict[str, dict[str, object]] = {step: {"state": "waiting"} for step in steps}
+        self._live = Live(console=console(), refresh_per_second=8, get_renderable=self._render)
+
+    def __enter__(self) -> Progress:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Take one event; the table is drawn by its own clock."""
+        row = self._rows.setdefault(event.task, {"state": "waiting"})
+        if event.kind is EventKind.STATE and event.task:
+            row["state"] = event.data["state"]
+            if event.data["state"] == "running":
+                row["started"] = event.time
+            else:
+                row["finished"] = event.time
+        elif event.kind is EventKind.PROGRESS:
+            row["progress"] = (event.data["done"], event.data["total"])
+        elif event.kind is EventKind.METRIC:
+            metrics = row.setdefault("metrics", {})
+            if isinstance(metrics, dict):
+                metrics[event.data["name"]] = event.data["value"]
+
+    def _render(self) -> Group:
+        grid = Table.grid(padding=(0, 2))
+        for step, row in self._rows.items():
+            if not step:
+                continue
+            state = str(row["state"])
+            started, finished = row.get("started"), row.get("finished")
+            took = ""
+            if isinstance(started, float):
+                took = span((finished if isinstance(finished, float) else time.time()) - started)
+            progress = row.get("progress")
+            bar: ProgressBar | Text = Text("")
+            if state == "running" and isinstance(progress, tuple):
+                bar = ProgressBar(total=progress[1] or 1, completed=progress[0], width=24)
+            metrics = row.get("metrics")
+            figures = ""
+            if isinstance(metrics, dict):
+                figures = "  ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[-4:])
+            grid.add_row(Text(step), Text(state, style=STATE_STYLE.get(state, "")), Text(took), bar, Text(figures))
+        return Group(grid)
+
+
+def open_progress(steps: Sequence[str], *, quiet: bool) -> Progress:
+    """Return what fits the place that output goes to.
+
+    Args:
+        steps: Ids, in the plan's order.
+        quiet: Show nothing.
+    """
+    if quiet:
+        return Progress()
+    return LiveProgress(steps) if console().is_terminal else LineProgress()

@@ -1,0 +1,85 @@
+"""`init`, `check`, `blueprint`, `doctor`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+import modelyard
+from modelyard.blueprint.load import load_blueprint
+from modelyard.blueprint.schema import json_schema
+from modelyard.cli.output import json_option, print_json, table, yard_of
+from modelyard.yard.doctor import examine
+from modelyard.yard.identity import PEOPLE_CHOICES
+from modelyard.yard.project import TEMPLATES
+
+__all__ = ["commands"]
+
+
+@click.command()
+@click.argument("folder", default=".", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--template", default="digits", type=click.Choice(list(TEMPLATES)), help="What to start from.")
+@click.option(
+    "--people",
+    default="you",
+    type=click.Choice(list(PEOPLE_CHOICES)),
+    help="`you`: people.yaml names you; `demo`: a data scientist (dana) and a manager (morgan), with new SSH keys.",
+)
+def init(folder: Path, template: str, people: str) -> None:
+    """Start a project in FOLDER (default: here), make it a Git repository, and commit it."""
+    done = modelyard.init(folder, template=template, people=people)
+    click.echo(f"Started a project in {done.project}")
+    for name, path in done.blueprints().items():
+        click.echo(f"  {path.relative_to(done.project)}: pipeline {name}")
+    click.echo("Next: modelyard check, modelyard plan, modelyard run")
+
+
+@click.command()
+@click.argument("blueprints", nargs=-1)
+@json_option
+@click.pass_context
+def check(ctx: click.Context, blueprints: tuple[str, ...], as_json: bool) -> None:
+    """Say everything that is wrong in BLUEPRINTS (default: all of the project)."""
+    yard = yard_of(ctx)
+    files = [yard.blueprint_file(name) for name in blueprints] or list(yard.blueprints().values())
+    found = {str(file): load_blueprint(file, project=yard.project) for file in files}
+    for blueprint in found.values():
+        yard.plan_of(blueprint)
+    if as_json:
+        print_json({file: {"pipeline": b.pipeline.name, "steps": len(b.pipeline.steps)} for file, b in found.items()})
+        return
+    for file, blueprint in found.items():
+        click.echo(f"{file}: pipeline {blueprint.pipeline.name}, {len(blueprint.pipeline.steps)} steps: all right")
+
+
+@click.group()
+def blueprint() -> None:
+    """Schema and description of blueprints."""
+
+
+@blueprint.command()
+def schema() -> None:
+    """Print the JSON Schema; editors complete and check from it."""
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+@click.command()
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Look for what is missing on this machine or broken in this project; exit code 2 where something is."""
+    findings = examine(Path(ctx.find_root().obj["project"]))
+    if as_json:
+        print_json(findings)
+    else:
+        marks = {"ok": "ok", "note": "note", "wrong": "WRONG"}
+        table(
+            ("", "what", "found", "remedy"), [(marks[f.level], f.what, f.found, f.remedy) for f in findings], empty=""
+        )
+    if any(finding.level == "wrong" for finding in findings):
+        ctx.exit(2)
+
+
+commands: dict[str, click.Command] = {"init": init, "check": check, "blueprint": blueprint, "doctor": doctor}

@@ -1,0 +1,207 @@
+"""`submit`, `review`, `approve`, `reject`, `release`, `rollback`, `lift`, `show`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from modelyard.center.registry import Live, VersionState
+from modelyard.cli.output import clock, json_option, print_json, short, table, yard_of
+
+__all__ = ["commands"]
+
+as_option = click.option("--as", "identity", metavar="PERSON", help="Who acts: a name or email in people.yaml.")
+reason_option = click.option("-m", "--reason", default="", help="Why, for the record.")
+version_option = click.option("--version", "version", metavar="vX.Y.Z", help="Default: the newest.")
+dry_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+
+
+@click.command()
+@click.argument("run", default="latest")
+@as_option
+@reason_option
+@json_option
+@click.pass_context
+def submit(ctx: click.Context, run: str, identity: str | None, reason: str, as_json: bool) -> None:
+    """Pack the model of RUN (an id, `latest`, or a pipeline's name) and submit it for review."""
+    version = yard_of(ctx).submit(run, reason=reason, identity=identity)
+    if as_json:
+        print_json(version)
+        return
+    click.echo(f"Submitted {version.model} v{version.version} by {version.submitter}; package {short(version.package)}")
+    click.echo(f"Next: modelyard review {version.model}")
+
+
+@click.command()
+@click.argument("model", required=False)
+@version_option
+@json_option
+@click.pass_context
+def review(ctx: click.Context, model: str | None, version: str | None, as_json: bool) -> None:
+    """Show the evidence of a version of MODEL: metrics beside the live version's, contract, plots, decisions."""
+    found = yard_of(ctx).review(model, version)
+    if as_json:
+        print_json(found)
+        return
+    v = found.version
+    click.echo(f"{v.model} v{v.version}: {v.state}, submitted by {v.submitter} at {clock(v.time)}")
+    click.echo(f"  run {v.run}, package {short(v.package)}, blueprint {short(v.registration.blueprint)}")
+    for decision in (*v.approvals, *v.rejections):
+        click.echo(
+            f"  {decision.tag.split('#')[1]} by {decision.by} at {clock(decision.time)}: {decision.reason or '-'}"
+        )
+    click.echo("")
+    live = f"live v{found.live_version}" if found.live_version else "live: none"
+    rows = [
+        (name, f"{value:.6g}", f"{found.live[name]:.6g}" if name in found.live else "-")
+        for name, value in found.metrics.items()
+    ]
+    table(("metric", f"v{v.version}", live), rows, empty="no metrics")
+    click.echo("")
+    changed = " (changed)" if found.changed else ""
+    for side, fields in found.contract.items():
+        click.echo(f"{side}{changed}: " + ", ".join(f"{name} {kind}" for name, kind in fields.items()))
+    click.echo("evidence:")
+    for path in found.files:
+        click.echo(f"  {path}")
+
+
+def _print_version(version: VersionState, as_json: bool) -> None:
+    if as_json:
+        print_json(version)
+    else:
+        click.echo(f"{version.model} v{version.version} is {version.state} ({len(version.approvals)} approvals)")
+
+
+@click.command()
+@click.argument("model")
+@version_option
+@as_option
+@reason_option
+@json_option
+@click.pass_context
+def approve(
+    ctx: click.Context, model: str, version: str | None, identity: str | None, reason: str, as_json: bool
+) -> None:
+    """Approve a version of MODEL."""
+    _print_version(yard_of(ctx).approve(model, version, reason=reason, identity=identity), as_json)
+
+
+@click.command()
+@click.argument("model")
+@version_option
+@as_option
+@reason_option
+@json_option
+@click.pass_context
+def reject(
+    ctx: click.Context, model: str, version: str | None, identity: str | None, reason: str, as_json: bool
+) -> None:
+    """Reject a version of MODEL for good."""
+    _print_version(yard_of(ctx).reject(model, version, reason=reason, identity=identity), as_json)
+
+
+def _print_live(live: Live, model: str, as_json: bool, verb: str) -> None:
+    if as_json:
+        print_json(live)
+    else:
+        click.echo(f"{verb} {model} v{live.version} in {live.environment} (tag {live.tag})")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--to", "environment", required=True, metavar="ENVIRONMENT", help="Where to.")
+@click.option("--version", "version", metavar="vX.Y.Z", help="Default: what the environment before it has.")
+@as_option
+@reason_option
+@dry_option
+@json_option
+@click.pass_context
+def release(
+    ctx: click.Context, model: str, environment: str, version: str | None, identity: str | None, reason: str,
+    dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Release an approved version of MODEL to an environment."""
+    yard = yard_of(ctx)
+    if dry_run:
+        found = yard.center.state().model(model)
+        here = found.live.get(environment)
+        plan: dict[str, Any] = {
+            "model": model,
+            "environment": environment,
+            "live now": f"v{here.version}" if here else None,
+            "would be live": version or "the newest approved, or what the environment before it has",
+        }
+        print_json(plan) if as_json else table(("", ""), list(plan.items()), empty="")
+        return
+    _print_live(yard.release(model, environment, version, reason=reason, identity=identity), model, as_json, "Released")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--env", "environment", required=True, metavar="ENVIRONMENT", help="Where.")
+@click.option("--to", "version", metavar="vX.Y.Z", help="Default: the version that was live before.")
+@as_option
+@click.option("-m", "--reason", required=True, help="Why, for the record.")
+@json_option
+@click.pass_context
+def rollback(
+    ctx: click.Context, model: str, environment: str, version: str | None, identity: str | None, reason: str,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Bring an earlier version of MODEL back at once, and hold the environment until `lift`."""
+    live = yard_of(ctx).rollback(model, environment, version, reason=reason, identity=identity)
+    _print_live(live, model, as_json, "Rolled back to")
+    if not as_json:
+        click.echo(f"{environment} is held: modelyard lift {model} --env {environment}")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--env", "environment", required=True, metavar="ENVIRONMENT", help="Where.")
+@as_option
+@click.option("-m", "--reason", required=True, help="Why, for the record.")
+@json_option
+@click.pass_context
+def lift(ctx: click.Context, model: str, environment: str, identity: str | None, reason: str, as_json: bool) -> None:
+    """Let an environment of MODEL take releases again."""
+    _print_live(
+        yard_of(ctx).lift(model, environment, reason=reason, identity=identity), model, as_json, "Hold lifted; serving"
+    )
+
+
+@click.command()
+@click.argument("model", required=False)
+@json_option
+@click.pass_context
+def show(ctx: click.Context, model: str | None, as_json: bool) -> None:
+    """Tell the story of MODEL: who did what, when, on which data, code and package."""
+    yard = yard_of(ctx)
+    story = yard.show(model)
+    name = model or yard.default_model()
+    registry = yard.center.state()
+    if as_json:
+        print_json({"model": name, "story": story, "versions": registry.model(name).versions,
+                    "live": registry.model(name).live, "ignored": registry.problems})  # fmt: skip
+        return
+    click.echo(f"{name}\n")
+    for version in registry.model(name).versions.values():
+        facts = version.registration
+        click.echo(f"v{version.version} {version.state}: run {version.run}, package {short(version.package)}")
+        click.echo(f"  blueprint {short(facts.blueprint)}, code {short(facts.code)}, commit {short(version.commit)}")
+        for source, digest in facts.data.items():
+            click.echo(f"  data {source.removeprefix('file:')} {digest.removeprefix('sha256:')[:12]}")
+        click.echo("  " + ", ".join(f"{metric} {value:.5g}" for metric, value in version.metrics.items()))
+    click.echo("")
+    rows = [(clock(s.time), s.by, s.what, s.event.tag, s.event.reason or "") for s in story]
+    table(("when (UTC)", "who", "what", "tag", "why"), rows, empty="Nothing happened yet.")
+    for problem in registry.problems:
+        if problem.model == name:
+            click.echo(f"ignored: {problem}", err=True)
+
+
+commands: dict[str, click.Command] = {
+    "submit": submit, "review": review, "approve": approve, "reject": reject, "release": release,
+    "rollback": rollback, "lift": lift, "show": show,
+}  # fmt: skip

@@ -1,0 +1,211 @@
+"""The whole loop: from a blueprint to a hot-swapped service, with a summary of what was measured."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import numpy as np
+
+import modelyard
+from modelyard.cli.output import span
+from modelyard.data import Dataset
+from modelyard.demo.mnist import FILES, fetch_mnist
+from modelyard.demo.stage import Stage
+from modelyard.errors import DataError, MissingExtraError, RunError
+from modelyard.testing.load import LoadGenerator, LoadReport
+from modelyard.yard import Yard
+
+__all__ = ["Outcome", "play"]
+
+SWAP_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class Swap:
+    """What one change of the served version took.
+
+    Args:
+        seconds: From the start of the command to the first answer of the new version.
+        prepare: Seconds that loading and warming up took, over all workers; 0 for a rollback.
+        commit: Seconds of the commit.
+    """
+
+    seconds: float
+    prepare: float
+    commit: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the demonstration measured."""
+
+    first: float
+    second: float
+    images: int
+    load: LoadReport
+    swap: Swap
+    rollback: Swap
+    seconds: float
+    project: Path
+    data: str
+
+
+def play(folder: Path, cache: Path) -> Outcome:
+    """Play the loop in a new project.
+
+    Args:
+        folder: The project folder; created.
+        cache: Where fetched data is kept between demonstrations.
+
+    Raises:
+        ModelyardError: Where a part of the loop does not do what it should.
+    """
+    stage = Stage(folder)
+    template, data = _set_up(stage, cache)
+    yard = Yard.open(folder)
+    _train(stage)
+    _review(stage, "digits", "a perceptron, 97 % as asked")
+    first = yard.get("digits").metrics["accuracy"]
+    stage.title("Serve the three environments, and ask the service")
+    stage.run("up")
+    images, labels = _test_images(yard)
+    url = yard.services.client("production").url
+    _ask(stage, url, images, labels)
+    stage.title("Train a convolutional network, and swap it in while the service is under load")
+    bodies = [_body(images[number : number + 1]) for number in range(1)]
+    target = f"{url}/v1/models/digits/predict"
+    with LoadGenerator(target, bodies[0], connections=2, rate=200.0) as load:
+        stage.run("run", "digits-cnn")
+        _review(
+            stage, "digits-cnn", "a convolutional network, better on the test images", environments=("dev", "staging")
+        )
+        swap = _swap(stage, yard, url, load, "v1.1.0", "release", "digits", "--to", "production", "--as", "morgan")
+        stage.title("Bring the first one back")
+        rollback = _swap(stage, yard, url, load, "v1.0.0", "rollback", "digits", "--env", "production", "--as", "morgan",
+                         "-m", "the demonstration shows a rollback")  # fmt: skip
+        report = load.stop()
+    second = yard.get("digits-cnn").metrics["accuracy"]
+    stage.title("The story of the model")
+    stage.run("show", "digits")
+    if report.failures or report.mixed:
+        raise RunError(
+            f"{len(report.failures)} requests failed and {len(report.mixed)} answers were mixed during the swaps: "
+            f"{report.failures[:1]}{report.mixed[:1]}",
+            remedy="This is a defect in Modelyard.",
+        )
+    return Outcome(first, second, len(images), report, swap, rollback, stage.seconds, folder, data)
+
+
+def _set_up(stage: Stage, cache: Path) -> tuple[str, str]:
+    stage.title("Start a project with two people: dana (data scientist) and morgan (manager)")
+    template, data = "digits", "MNIST, 60,000 training and 10,000 test images"
+    try:
+        fetch_mnist(cache)
+    except (MissingExtraError, DataError) as error:
+        click.echo(f"MNIST can't be had: {error}")
+        click.echo("scikit-learn's 1,797 digits stand in.")
+        template, data = "digits-small", "scikit-learn's digits, 1,797 images"
+    stage.folder.parent.mkdir(parents=True, exist_ok=True)
+    click.echo(click.style(f"$ modelyard init --template {template} --people demo {stage.folder.name}", fg="cyan"))
+    modelyard.init(stage.folder, template=template, people="demo")
+    if template == "digits":
+        (stage.folder / "data").mkdir()
+        for name in FILES:
+            shutil.copyfile(cache / name, stage.folder / "data" / name)
+    stage.run("check")
+    return template, data
+
+
+def _train(stage: Stage) -> None:
+    stage.title("Run the pipeline: import, transform, train, evaluate")
+    stage.run("run", "digits")
+    stage.title("Run it again: every step is answered from the cache")
+    stage.run("run", "digits")
+    stage.run("why", "train")
+    stage.title("Change the learning rate: only the trainer and what follows would run")
+    stage.run("plan", "digits", "-p", "train.alpha=0.002")
+
+
+def _review(
+    stage: Stage, pipeline: str, reason: str, environments: tuple[str, ...] = ("dev", "staging", "production")
+) -> None:
+    stage.title(f"Submit {pipeline}, review it, and release it")
+    stage.run("submit", pipeline, "--as", "dana")
+    stage.run("review", "digits")
+    if pipeline == "digits":
+        click.echo("# dana may not approve her own model:")
+        stage.run("approve", "digits", "--as", "dana", "-m", "looks good to me", code=3)
+    stage.run("approve", "digits", "--as", "morgan", "-m", reason)
+    for environment in environments:
+        stage.run("release", "digits", "--to", environment, "--as", "morgan")
+
+
+def _test_images(yard: Yard) -> tuple[Any, Any]:
+    test = yard.get("digits").output("data.test")
+    assert isinstance(test, Dataset)  # noqa: S101  (narrows the type; the importer gives data sets)
+    return np.asarray(test.columns["image"]), np.asarray(test.labels)
+
+
+def _body(images: Any) -> bytes:
+    return json.dumps({"columns": {"image": images.tolist()}}).encode()
+
+
+def _ask(stage: Stage, url: str, images: Any, labels: Any) -> None:
+    """Send every test image over HTTP, as JSON and some as CSV too, and compare with the labels."""
+    right, batch = 0, 500
+    started = time.perf_counter()
+    for start in range(0, len(images), batch):
+        answer = _post(url, _body(images[start : start + batch]), "application/json")
+        predicted = [row["label"] for row in answer["rows"]]
+        right += int(np.sum(np.asarray(predicted) == labels[start : start + batch]))
+    took = time.perf_counter() - started
+    click.echo(f"{len(images):,} test images as JSON in {span(took)}: {right / len(images):.2%} right")
+    rows = images[:100].reshape(100, -1)
+    header = ",".join(_csv_names(images.shape[1:]))
+    text = "\r\n".join([header, *(",".join(map(str, row)) for row in rows.tolist())])
+    answer = _post(url, text.encode(), "text/csv")
+    same = sum(row["label"] == int(label) for row, label in zip(answer["rows"], labels[:100], strict=True))
+    click.echo(f"100 test images as CSV: {same} right")
+
+
+def _csv_names(shape: tuple[int, ...]) -> list[str]:
+    return [f"image[{number}]" for number in range(int(np.prod(shape)))]
+
+
+def _post(url: str, body: bytes, media: str) -> Any:
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
+    connection.request("POST", "/v1/models/digits/predict", body, {"Content-Type": media, "Accept": "application/json"})
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    if response.status != 200:
+        raise RunError(f"The service answered {response.status}: {content[:300].decode(errors='replace')}")
+    return json.loads(content)
+
+
+def _swap(stage: Stage, yard: Yard, url: str, load: LoadGenerator, version: str, *arguments: str) -> Swap:
+    """Run a command that changes what is served, and wait until the load sees the new version answer."""
+    started = time.monotonic()
+    stage.run(*arguments)
+    while True:
+        samples = [s for s in load.report().samples if s.begun >= started and s.version == version]
+        if samples:
+            break
+        if time.monotonic() > started + SWAP_TIMEOUT:
+            raise RunError(f"{version} did not answer within {SWAP_TIMEOUT:.0f} s.", where=url)
+        time.sleep(0.02)
+    load.wait_for(100)
+    last = yard.services.client("production").status().slots["digits"].last
+    if last is None:
+        raise RunError("The service does not tell of its last swap.", where=url)
+    click.echo(f"the service answers with {version}, {span(samples[0].ended - started)} after the command was given")
+    return Swap(samples[0].ended - started, last.prepare_seconds, last.commit_seconds)

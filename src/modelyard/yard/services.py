@@ -1,0 +1,218 @@
+"""The services of a project: one runner for each environment, which follows what is released to it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelyard.errors import BusyError, NotFoundError, RunError
+from modelyard.files import storage_errors
+from modelyard.serving.client import ServiceClient
+from modelyard.serving.service import run_service
+from modelyard.serving.spec import Limits, Live, ServiceSpec
+from modelyard.yard.project import INTERNAL
+
+if TYPE_CHECKING:
+    from modelyard.yard.yard import Yard
+
+__all__ = ["ServiceState", "Services"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """A service as it stands.
+
+    Args:
+        environment: Its name.
+        state: `ready`, `starting` or `stopped`.
+        url: Where it answers, or None.
+        pid: Of its supervisor, or None.
+        serving: `model vX.Y.Z` of each slot.
+    """
+
+    environment: str
+    state: str
+    url: str | None
+    pid: int | None
+    serving: tuple[str, ...]
+
+
+class Services:
+    """Starts, finds and stops the services of a project.
+
+    Args:
+        yard: The project.
+    """
+
+    def __init__(self, yard: Yard) -> None:
+        self._yard = yard
+
+    def folder(self, environment: str) -> Path:
+        """Return where a service keeps its state."""
+        return self._yard.project / INTERNAL / "services" / environment
+
+    def client(self, environment: str) -> ServiceClient:
+        """Return the client of a running service.
+
+        Raises:
+            NotFoundError: No service runs for that environment.
+        """
+        return ServiceClient(self.folder(environment))
+
+    def list(self) -> list[ServiceState]:
+        """Return every service that was ever started, by environment."""
+        base = self._yard.project / INTERNAL / "services"
+        names = sorted(path.name for path in base.iterdir() if path.is_dir()) if base.is_dir() else []
+        return [self.state(name) for name in names]
+
+    def state(self, environment: str) -> ServiceState:
+        """Return how a service stands."""
+        try:
+            status = self.client(environment).status()
+        except (NotFoundError, BusyError):
+            return ServiceState(environment, "stopped", None, None, ())
+        serving = tuple(f"{slot.model} v{slot.version.removeprefix('v')}" for slot in status.slots)
+        return ServiceState(environment, "ready" if status.ready else "starting", status.url, status.pid, serving)
+
+    def live(self, environment: str) -> Mapping[str, Live]:
+        """Return what is released to an environment, by model; only what the Model Center's rules allow."""
+        registry = self._yard.center.state()
+        return {
+            name: Live(name, f"v{place.version}", place.package)
+            for name, model in registry.models.items()
+            if (place := model.live.get(environment)) is not None
+        }
+
+    def environments(self) -> tuple[str, ...]:
+        """Return the environments of every blueprint, in order."""
+        yard = self._yard
+        found = (e.name for name in yard.blueprints() for e in yard.blueprint(name).environments)
+        return tuple(dict.fromkeys(found))
+
+    def serve(self, environment: str, *, host: str | None = None, port: int = 0, workers: int | None = None) -> None:
+        """Serve an environment in this process until it is told to stop.
+
+        Args:
+            environment: What is released to it is served, and followed.
+            host: Default: the setting; only loopback is allowed.
+            port: Default 0: the one it had last, else a free one.
+            workers: Default: the setting.
+
+        Raises:
+            NotFoundError: No blueprint has such an environment.
+            BusyError: A service runs for it already.
+        """
+        self._check(environment)
+        yard = self._yard
+        spec = ServiceSpec(
+            name=environment,
+            folder=self.folder(environment),
+            host=host or yard.settings.serve_host,
+            port=port,
+            workers=workers or yard.settings.serve_workers,
+            limits=self._limits(environment),
+            log_level=yard.settings.log_level,
+        )
+        run_service(
+            spec,
+            live=lambda: self.live(environment),
+            wake=lambda timeout: yard.bus.wait(f"release.{environment}", timeout),
+            fetch=yard.store.fetch_tree,
+        )
+
+    def up(
+        self,
+        environments: Sequence[str] = (),
+        *,
+        timeout: float = 60.0,
+        started: Callable[[ServiceState], None] | None = None,
+    ) -> list[ServiceState]:
+        """Start the services that do not run yet, each in a process of its own, and wait until they are ready.
+
+        Args:
+            environments: Default: all of the project's.
+            timeout: Seconds to wait for each.
+            started: Called with each service as it becomes ready.
+
+        Raises:
+            NotFoundError: No blueprint has such an environment.
+            RunError: A service ended, or did not become ready in time; its log says why.
+        """
+        chosen = tuple(environments) or self.environments()
+        for environment in chosen:
+            self._check(environment)
+        processes = {name: self._spawn(name) for name in chosen if self.state(name).state == "stopped"}
+        states = []
+        for environment in chosen:
+            states.append(self._wait(environment, processes.get(environment), timeout))
+            if started is not None:
+                started(states[-1])
+        return states
+
+    def down(self, environments: Sequence[str] = ()) -> list[str]:
+        """Stop services, letting requests in flight end; return those that were running."""
+        names = tuple(environments) or tuple(service.environment for service in self.list())
+        stopped = []
+        for name in names:
+            if self.state(name).state != "stopped":
+                self.client(name).stop()
+                stopped.append(name)
+        return stopped
+
+    def log_file(self, environment: str) -> Path:
+        """Return the file that a detached service logs to."""
+        return self.folder(environment) / "service.log"
+
+    def _check(self, environment: str) -> None:
+        known = self.environments()
+        if environment not in known:
+            raise NotFoundError(
+                f"No blueprint has an environment {environment!r}.", remedy=f"They are {', '.join(known)}."
+            )
+
+    def _limits(self, environment: str) -> Limits:
+        """The widest limits of the models released here: a runner has one front door for all its slots."""
+        yard = self._yard
+        stated = [
+            b.service.limits
+            for b in (yard.blueprint(name) for name in yard.blueprints())
+            if any(e.name == environment for e in b.environments)
+        ]
+        return Limits(
+            body_bytes=max(limits.body_bytes for limits in stated),
+            rows=max(limits.rows for limits in stated),
+            in_flight=max(limits.in_flight for limits in stated),
+        )
+
+    def _spawn(self, environment: str) -> subprocess.Popen[bytes]:
+        log = self.log_file(environment)
+        with storage_errors(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as output:
+                return subprocess.Popen(
+                    [sys.executable, "-m", "modelyard", "-C", str(self._yard.project), "serve", environment],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                )
+
+    def _wait(self, environment: str, process: subprocess.Popen[bytes] | None, timeout: float) -> ServiceState:
+        deadline = time.monotonic() + timeout
+        log = self.log_file(environment)
+        while time.monotonic() < deadline:
+            state = self.state(environment)
+            if state.state == "ready":
+                return state
+            if process is not None and process.poll() is not None:
+                last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] or ["no output"]
+                raise RunError(f"The service of {environment} ended: {last[0]}", remedy=f"Its log: {log}")
+            time.sleep(0.05)
+        raise RunError(f"The service of {environment} was not ready within {timeout:.0f} s.", remedy=f"Its log: {log}")

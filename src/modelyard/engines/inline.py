@@ -143,7 +143,7 @@ class _Interrupts:
 
     @contextlib.contextmanager
     def _handlers(self) -> Iterator[None]:
-        before: dict[int, Any] = {_NUDGE: signal.signal(_NUDGE, self._nudged)}
+        before: dict[signal.Signals, Any] = {_NUDGE: signal.signal(_NUDGE, self._nudged)}
         for number in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(number)
             # Python's own SIGINT handler raises already, and an absent one kills.

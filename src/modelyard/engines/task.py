@@ -1,4 +1,4 @@
-"""Executes one task: loads its inputs, calls its function, saves its outputs. Every executor runs steps through here."""
+"""Executes one task: loads its inputs, calls its function, saves its outputs. No other code runs a step."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ def execute(call: TaskCall, store: Store, emit: Listener, bench: Workbench | Non
         bench: What is kept between tasks of one process. Default: nothing is.
 
     Returns:
-        Outputs that are durable in the store, or a failure. No exception of a step or of Modelyard leaves this function;
-        KeyboardInterrupt and the like do.
+        Outputs that are durable in the store, or a failure. No exception of a step or of Modelyard leaves this
+        function; KeyboardInterrupt and the like do.
     """
     started = time.time()
     bench = bench or Workbench()

@@ -7,7 +7,9 @@ import errno
 import fcntl
 import os
 import shutil
+import tempfile
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -26,6 +28,7 @@ __all__ = ["TreeCache", "Trees", "clone_file"]
 
 _FICLONE = 0x40049409
 _COPY_CHUNK = 256 << 20
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class _Added(msgspec.Struct, frozen=True, array_like=True):
@@ -195,28 +198,29 @@ class TreeCache:
         trees: Writes them.
         objects: Says whether a linked object is still intact.
         temp: Where trees are built; on the same file system.
-        gate: Held while a damaged tree is replaced.
     """
 
-    def __init__(self, folder: Path, trees: Trees, objects: StoreObjects, temp: TempArea, gate: Gate) -> None:
+    def __init__(self, folder: Path, trees: Trees, objects: StoreObjects, temp: TempArea) -> None:
         self._folder = folder
         self._trees = trees
         self._objects = objects
         self._temp = temp
-        self._gate = gate
+        self._substitute: TreeCache | None = None
 
     def fetch(self, digest: str) -> Path:
-        """Return the folder of a tree, built or checked."""
+        """Return the folder of a tree, built or checked.
+
+        Where the cache can't be written, as in a store that is mounted read-only, trees are built in a folder that
+        ends with the process.
+        """
         home = self._folder / digest
-        if self._intact(home):
-            return home / "files"
-        built = self._temp.folder()
-        try:
-            (built / "files").mkdir()
-            self._seal(built, self._trees.write(self._trees.manifest(digest), built / "files", link=True))
-            self._settle(built, home)
-        finally:
-            shutil.rmtree(built, ignore_errors=True)
+        if not self._intact(home):
+            try:
+                self._build(digest, home)
+            except StorageError as error:
+                if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _READ_ONLY:
+                    raise
+                return self._elsewhere().fetch(digest)
         return home / "files"
 
     def adopt(self, built: Path, digest: str, manifest: Manifest) -> None:
@@ -248,10 +252,10 @@ class TreeCache:
             files = self._folder / digest / "files"
             try:
                 entries = {entry.path: entry for entry in self._trees.manifest(digest).entries}
-                known = msgspec.msgpack.decode((files.parent / "known").read_bytes(), type=_Fetched)
-                wrong = next((path for path, _ in known.own if blake3_file(files / path) != entries[path].digest), None)
-            except (ModelyardError, OSError, msgspec.DecodeError, KeyError):
-                wrong = "."
+            except ModelyardError:
+                # The manifest is damaged or gone, which is reported as such; the copy may be the last one.
+                continue
+            wrong = self._wrong(files, entries)
             if wrong is not None:
                 self.drop(digest)
                 yield digest, files / wrong
@@ -263,6 +267,33 @@ class TreeCache:
         with contextlib.suppress(FileNotFoundError), _unless_missing(home):
             home.rename(aside)
             shutil.rmtree(aside, ignore_errors=True)
+
+    def _wrong(self, files: Path, entries: dict[str, Entry]) -> str | None:
+        try:
+            known = msgspec.msgpack.decode((files.parent / "known").read_bytes(), type=_Fetched)
+            own = (path for path, _ in known.own)
+            return next((path for path in own if blake3_file(files / path) != entries[path].digest), None)
+        except (ModelyardError, OSError, msgspec.DecodeError, KeyError):
+            return "."
+
+    def _build(self, digest: str, home: Path) -> None:
+        manifest = self._trees.manifest(digest)
+        built = self._temp.folder()
+        try:
+            with storage_errors(built):
+                (built / "files").mkdir()
+            self._seal(built, self._trees.write(manifest, built / "files", link=True))
+            self._settle(built, home)
+        finally:
+            shutil.rmtree(built, ignore_errors=True)
+
+    def _elsewhere(self) -> TreeCache:
+        if self._substitute is None:
+            folder = Path(tempfile.mkdtemp(prefix="modelyard-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            temp = TempArea(folder / "tmp", Gate(folder / "lock"))
+            self._substitute = TreeCache(folder / "trees", self._trees, self._objects, temp)
+        return self._substitute
 
     def _intact(self, home: Path) -> bool:
         known = f"{home}/known"
@@ -290,14 +321,10 @@ class TreeCache:
         with storage_errors(home):
             if _moved(built, home):
                 return
-            with self._gate.shared(), self._repair.alone():
+            with Gate(self._folder.parent / "repair.lock").alone():
                 if not self._intact(home):
                     self.drop(home.name)
                     _moved(built, home)
-
-    @property
-    def _repair(self) -> Gate:
-        return Gate(self._folder.parent / "repair.lock")
 
 
 def clone_file(source: Path, target: Path, mode: int) -> None:

@@ -62,7 +62,7 @@ def collect(store: Store, *, dry_run: bool, grace: float = GRACE_SECONDS) -> Col
 
     Raises:
         StorageError: Something can't be read or removed; what is live is never touched, so collect again.
-        IntegrityError: An object that has to be followed is damaged: what it refers to is unknown, so nothing is removed.
+        IntegrityError: An object that has to be followed is damaged, so nothing is removed: what it needs is unknown.
     """
     sizes: dict[str, int] = {}
     written: dict[str, float] = {}

@@ -45,7 +45,7 @@ class Store:
         self.index = parts.index
         self._pending = parts.pending
         self.trees = Trees(parts.objects, parts.index)
-        self.cache = TreeCache(parts.cache / "trees", self.trees, parts.objects, parts.temp, parts.gate)
+        self.cache = TreeCache(parts.cache / "trees", self.trees, parts.objects, parts.temp)
         self._materializers = Materializers()
 
     def __repr__(self) -> str:

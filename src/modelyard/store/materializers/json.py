@@ -39,8 +39,8 @@ class JsonMaterializer:
 
     def save(self, value: Any, folder: Path) -> Mapping[str, Any]:
         """Write `value.json`."""
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-        (folder / _FILE).write_bytes(text.encode("utf-8", "surrogatepass"))
+        text = json.dumps(value, separators=(",", ":"))
+        (folder / _FILE).write_text(text, encoding="ascii")
         summary: dict[str, Any] = {"type": type(value).__name__}
         if isinstance(value, list | tuple | dict):
             summary["length"] = len(value)
@@ -50,4 +50,4 @@ class JsonMaterializer:
 
     def load(self, folder: Path) -> Any:
         """Return the value."""
-        return json.loads((folder / _FILE).read_bytes().decode("utf-8", "surrogatepass"))
+        return json.loads((folder / _FILE).read_bytes())

@@ -45,7 +45,7 @@ TRUSTED = (
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.tree._tree.Tree",
 )
-"""Types beyond skops' own list that fitted estimators hold; they keep numbers, and building one opens and calls nothing."""
+"""Types beyond skops' own list that fitted estimators hold; they keep numbers, and building one opens no file."""
 
 
 class SkopsMaterializer:
@@ -54,7 +54,7 @@ class SkopsMaterializer:
     name: ClassVar[str] = "skops"
 
     def accepts(self, value: Any) -> bool:
-        """Say whether this is an estimator; one with foreign types inside is refused on save, where it can be said why."""
+        """Say whether this is an estimator; one with foreign types inside is refused on save, with the reason."""
         return isinstance(value, BaseEstimator)
 
     def save(self, value: BaseEstimator, folder: Path) -> Mapping[str, Any]:

@@ -16,10 +16,12 @@ from modelyard.packages.contract import Contract
 if TYPE_CHECKING:
     from modelyard.serving.state import GenerationRecord
 
-__all__ = ["CSV", "JSON", "Loader", "Served", "loader_of"]
+__all__ = ["CSV", "JSON", "JSON_COLUMNS", "Loader", "Served", "loader_of"]
 
 JSON = "application/json"
 CSV = "text/csv"
+JSON_COLUMNS = "application/json; layout=columns"
+"""Not a media type on the wire: JSON for who asked by columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Served:
         contract: What it takes and gives.
         predict: Answers checked columns.
         decoders: By media type: from a body to checked columns; raises ContractError.
-        encoders: By media type: from answer columns to a body. The JSON one returns an object.
+        encoders: By media type, and JSON_COLUMNS: from answer columns to a body. The JSON ones return an object.
     """
 
     contract: Contract

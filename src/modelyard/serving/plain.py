@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from modelyard.errors import ModelyardError
-from modelyard.serving.loading import CSV, JSON
+from modelyard.serving.loading import CSV, JSON, JSON_COLUMNS
 from modelyard.serving.logs import Log
 from modelyard.serving.metrics import CONTENT_TYPE, Metrics
 from modelyard.serving.problems import MEDIA_TYPE, HttpProblem, problem_of
@@ -28,6 +28,7 @@ DISCARD = 32 * 1024 * 1024
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,64}$")
 _MODEL_PATH = re.compile(r"^/v1/models/([^/]+)(/predict)?$")
 _RETRY = (("retry-after", "1"),)
+_BY_COLUMNS = re.compile(rb'^\s*\{\s*"columns"\s*:')
 _UTF8 = ("utf-8", "utf8", "us-ascii")
 
 Headers = list[tuple[str, str]]
@@ -223,10 +224,11 @@ class PlainApplication:
             raise HttpProblem(
                 500, "internal", "The model could not answer.", remedy="The service's log has the reason."
             ) from error
-        answer = served.encoders[wanted](outputs)
-        if wanted == JSON:
-            return rows, generation.json_prefix + b"," + answer[1:]
-        return rows, answer
+        if wanted != JSON:
+            return rows, served.encoders[wanted](outputs)
+        by_columns = kind == JSON and _BY_COLUMNS.match(body)
+        answer = served.encoders[JSON_COLUMNS if by_columns else JSON](outputs)
+        return rows, generation.json_prefix + b"," + answer[1:]
 
     def _answer_problem(
         self, exchange: Exchange, error: Exception, request_id: str, named: tuple[tuple[str, str], ...]

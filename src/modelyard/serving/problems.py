@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from http import HTTPStatus
 from typing import Any
 
@@ -64,9 +65,10 @@ def problem_of(error: Exception) -> HttpProblem:
     """Return the problem that tells a client of an error; what is not the client's fault tells no particulars."""
     if isinstance(error, HttpProblem):
         return error
-    if isinstance(error, UnicodeDecodeError):
-        return HttpProblem(400, "encoding", f"The body is not UTF-8: byte {error.start} can't be read.")
     if isinstance(error, ContractError):
+        cause = error.__cause__
+        if isinstance(cause, UnicodeDecodeError | csv.Error) or type(cause) is msgspec.DecodeError:
+            return HttpProblem(400, "malformed", error.what, where=error.where, remedy=error.remedy)
         return HttpProblem(422, error.code, error.what, where=error.where, remedy=error.remedy)
     if isinstance(error, InputError):
         return HttpProblem(400, error.code, error.what, where=error.where, remedy=error.remedy)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from modelyard.serving.client import ServiceClient
 from modelyard.testing.load import LoadGenerator
 

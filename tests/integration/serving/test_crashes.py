@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+
 from modelyard.errors import ModelyardError
 from modelyard.serving.faults import POINTS
 

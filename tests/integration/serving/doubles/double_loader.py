@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from modelyard.data import Field
 from modelyard.errors import ContractError, IntegrityError
 from modelyard.packages.contract import Contract
-from modelyard.serving.loading import CSV, JSON, Served
+from modelyard.serving.loading import CSV, JSON, JSON_COLUMNS, Served
 
 
 def write_double(store: Path, **behaviour: object) -> str:
@@ -59,6 +60,7 @@ def load(folder: Path) -> Served:
         decoders={JSON: decode_json, CSV: lambda body: {column: np.loadtxt(body.decode().splitlines()[1:], ndmin=1)}},
         encoders={
             JSON: lambda outputs: json.dumps({"rows": [{"value": v} for v in outputs["value"].tolist()]}).encode(),
+            JSON_COLUMNS: lambda outputs: json.dumps({"columns": {"value": outputs["value"].tolist()}}).encode(),
             CSV: encode_csv,
         },
     )

@@ -9,8 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from modelyard.errors import ModelyardError
-from modelyard.errors import NotFoundError
+from modelyard.errors import ModelyardError, NotFoundError
 from modelyard.serving.faults import Faults
 from modelyard.serving.service import Limits, Live, ServiceSpec, run_service
 

@@ -55,9 +55,9 @@ def test_a_new_catalog_is_made_with_a_write_ahead_log_and_foreign_keys(url: str,
 
 def test_a_task_of_no_run_can_not_be_written(url: str) -> None:
     insert = "INSERT INTO metrics VALUES ('none', 'none', 'm', 1.0)"
-    with Catalog.open(url) as catalog, catalog.database.writing() as connection:
-        with pytest.raises(sqlalchemy.exc.IntegrityError, match="FOREIGN KEY"):
-            connection.exec_driver_sql(insert)
+    refused = pytest.raises(sqlalchemy.exc.IntegrityError, match="FOREIGN KEY")
+    with Catalog.open(url) as catalog, catalog.database.writing() as connection, refused:
+        connection.exec_driver_sql(insert)
 
 
 def test_an_older_version_is_brought_to_the_newest(url: str) -> None:

@@ -162,7 +162,7 @@ def save_model(
         folder: New or empty.
         flavour: `torch`, `sklearn`, `onnx`, or an installed one.
         model: A network of `build_network`, a fitted estimator, or for onnx a ModelProto or the path of a file. An
-            estimator may have learnt the labels themselves, or, where they are not all in `classes`, the positions in it.
+            estimator may have learnt the labels themselves, or their positions in `classes`.
         inputs: What the model takes, after the transform.
         outputs: What predictions hold; None derives it by `model_outputs`.
         prediction_type: `classification` or `regression`.
@@ -315,12 +315,19 @@ def _order(labels: tuple[Label, ...], learnt: Sequence[Any] | None, outputs: int
             raise DataError(f"The model gives {outputs} scores, and there are {len(labels)} classes.")
         return ()
     place_of = {label: index for index, label in enumerate(labels)}
+    readings = []
     if all(label in place_of for label in learnt):
-        order = tuple(place_of[label] for label in learnt)
-    elif all(type(label) is int and 0 <= label < len(labels) for label in learnt):
-        order = tuple(int(label) for label in learnt)
-    else:
+        readings.append(tuple(place_of[label] for label in learnt))
+    if all(type(label) is int and 0 <= label < len(labels) for label in learnt):
+        readings.append(tuple(int(label) for label in learnt))
+    if not readings:
         raise DataError(f"The estimator has learnt {list(learnt)}, and the classes are {list(labels)}.")
+    if len(set(readings)) > 1:
+        raise DataError(
+            f"The estimator has learnt {list(learnt)}: these may be classes of {list(labels)}, or positions in them.",
+            remedy="Train it on rows of every class.",
+        )
+    order = readings[0]
     return () if order == tuple(range(len(labels))) else order
 
 

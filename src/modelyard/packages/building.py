@@ -66,9 +66,9 @@ def build_package(
     temp = temporary_beside(folder)
     try:
         with storage_errors(folder):
-            shutil.copytree(model, temp / "model", copy_function=shutil.copyfile)
+            _copy(model, temp / "model")
             if evidence is not None:
-                shutil.copytree(evidence, temp / "evidence", copy_function=shutil.copyfile)
+                _copy(evidence, temp / "evidence")
         for path, text in _texts(temp / "model", samples, name, metrics, provenance).items():
             if path.startswith("evidence/") and (temp / path).exists():
                 continue
@@ -130,6 +130,16 @@ def _native(folder: Path, loaded: Model) -> Model | None:
         return load_model(folder, "native")
     except MissingExtraError:
         return None
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy the files alone: a source in the store's cache is read-only, and the copy must not be."""
+    target.mkdir(parents=True)
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
 
 
 def _write(file: Path, data: bytes) -> None:

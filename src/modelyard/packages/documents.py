@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -169,7 +169,7 @@ def _mapping(provenance: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
     return sorted(value.items()) if isinstance(value, Mapping) else []
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     if not rows:
         return "None recorded."
     lines = [head, tuple("---" for _ in head), *rows]

@@ -87,7 +87,8 @@ class MaterializerConformance:
 
 
 def _is_pickle(data: bytes) -> bool:
+    # Protocol 2 and later; the older ones are text, and so is `1.5`, which reads as one of them.
     try:
-        return bool(list(pickletools.genops(data)))
+        return data[:1] == b"\x80" and bool(list(pickletools.genops(data)))
     except Exception:  # what reading foreign bytes as opcodes raises depends on the bytes
         return False

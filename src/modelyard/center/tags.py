@@ -140,10 +140,13 @@ class Repository:
         command = (*_DURABLE, *signing, "tag", "-s", "--cleanup=verbatim", "-F", "-", name, commit)
         # Without a terminal ssh-keygen fails at once where it would wait for a passphrase for ever.
         done = self._run(command, message.encode(), _identity(actor, when) | {"SSH_ASKPASS_REQUIRE": "never"}, True)
-        if done.returncode == 0:
-            return True
         said = done.stderr.decode(errors="replace")
-        if "already exists" in said or "cannot lock ref" in said:
+        if done.returncode == 0:
+            if not re.search(r"^error: ", said, re.MULTILINE):
+                return True
+            # Git 2.39 makes an unsigned tag and reports success where ssh-keygen could not sign.
+            self.remove_tag(name)
+        elif "already exists" in said or "cannot lock ref" in said:
             return False
         raise _signing_error(said, actor) or self._error(said)
 

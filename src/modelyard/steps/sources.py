@@ -117,7 +117,14 @@ def _remote(source: str) -> Iterator[None]:
     except ModelyardError:
         raise
     except FileNotFoundError as error:
-        raise DataError("There is no such file at this address.", where=shown(source)) from error
+        # fsspec calls a host that does not answer a missing file too; the cause tells them apart.
+        cause = error.__cause__
+        absent = cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", 0) in (404, 410)
+        if cause is not None and not absent:
+            raise _unreadable(source, cause) from error
+        raise DataError(
+            "There is no such file at this address.", where=shown(source), remedy="Correct the address."
+        ) from error
     except ImportError as error:
         raise MissingExtraError(
             f"This address needs a library that is not installed: {error}.",
@@ -127,11 +134,15 @@ def _remote(source: str) -> Iterator[None]:
     except ValueError as error:
         raise DataError(f"This address can't be opened: {error}.", where=shown(source)) from error
     except Exception as error:
-        raise StorageError(
-            f"The remote can't be read: {type(error).__name__}: {shown(str(error))}.",
-            where=shown(source),
-            remedy="See whether the address is right and the network is up, then run again.",
-        ) from error
+        raise _unreadable(source, error) from error
+
+
+def _unreadable(source: str, error: BaseException) -> StorageError:
+    return StorageError(
+        f"The remote can't be read: {type(error).__name__}: {shown(str(error))}.",
+        where=shown(source),
+        remedy="See whether the address is right and the network is up, then run again.",
+    )
 
 
 def _download(context: Context, source: str, checksum: str | None, folder: bool) -> Path:

@@ -23,9 +23,9 @@ def read(request: Request) -> dict[str, NDArray[Any]]:
     Raises:
         DataError: The file is no NPZ, is damaged, or holds an array that is no column; it names the array.
     """
-    with storage_errors(request.data):
+    with storage_errors(request.data), request.data.open("rb") as file:
         try:
-            archive = np.load(request.data, allow_pickle=False)
+            archive = np.load(file, allow_pickle=False)
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
             raise _no_archive(request) from error
         if not isinstance(archive, np.lib.npyio.NpzFile):

@@ -31,11 +31,9 @@ def apply_overrides(data: Any, overrides: Overrides) -> tuple[dict[KeyPath, str]
     problems: list[Problem] = []
     for name, value in overrides.items():
         found = _resolve(data, name)
-        problem = found if isinstance(found, Problem) else _set(data, found, name, value)
+        problem = found if isinstance(found, Problem) else _set(data, found, name, value, changed)
         if problem is not None:
             problems.append(problem)
-        elif not isinstance(found, Problem):
-            changed[found] = name
     return changed, problems
 
 
@@ -68,7 +66,7 @@ def _steps(data: Any) -> list[str]:
     return [str(step.get("id", "")) if isinstance(step, dict) else "" for step in steps]
 
 
-def _set(data: Any, path: KeyPath, name: str, value: Any) -> Problem | None:
+def _set(data: Any, path: KeyPath, name: str, value: Any, changed: dict[KeyPath, str]) -> Problem | None:
     try:
         plain = json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError):
@@ -78,13 +76,15 @@ def _set(data: Any, path: KeyPath, name: str, value: Any) -> Problem | None:
         last = depth == len(path) - 1
         if isinstance(key, int) and isinstance(place, list):
             if key >= len(place):
-                return _problem(name, f"{dotted(path[:depth])} has {len(place)} entries; they count from 0.")
+                return _problem(name, f"{dotted(path[:depth])} has no entry {key}.", "Count from 0.")
         elif not isinstance(place, dict) or isinstance(key, int):
             return _problem(name, f"{dotted(path[:depth])} has no keys of its own in this blueprint.")
         elif not last and place.get(key) is None:
             place[key] = {}
+            changed[path[: depth + 1]] = name
         if last:
             place[key] = plain
+            changed[path] = name
         else:
             place = place[key]
     return None

@@ -127,7 +127,7 @@ def _type_of(field: FieldInfo) -> str:
 
 def _bounds(metadata: list[Any]) -> Iterator[str]:
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_length": "at least"}
-    for item in [inner for item in metadata for inner in getattr(item, "metadata", [item])]:
+    for item in [inner for outer in metadata for inner in getattr(outer, "metadata", [outer])]:
         for name, word in words.items():
             value = getattr(item, name, None)
             if value is not None:

@@ -103,7 +103,10 @@ class Layer(Concept):
         allowed = {"type", "activation", *needs}
         allowed |= {"stride", "padding"} if self.type in ("convolutional", "max_pooling", "average_pooling") else set()
         allowed |= {"cell", "bidirectional"} if self.type == "recurrent" else set()
-        extra = sorted(self.model_fields_set - allowed)
+        fields = type(self).model_fields
+        # A value that equals its default says nothing, so a blueprint that was written out whole can be read again.
+        stated = {name for name in self.model_fields_set if getattr(self, name) != fields[name].default}
+        extra = sorted(stated - allowed)
         if extra:
             raise ValueError(f"a layer of type {self.type} has no {' or '.join(extra)}")
         return self

@@ -39,6 +39,7 @@ from modelyard.records import (
     TaskState,
 )
 from modelyard.store.store import Store
+from modelyard.store.tree import INLINE_BYTES
 
 __all__ = ["STOP", "Message", "Walk", "logs_of"]
 
@@ -50,6 +51,13 @@ LONGEST_DELAY = 300.0
 
 CANCEL_SECONDS = 30.0
 """How long an executor may take to stop its tasks before the run ends without it."""
+
+SYNC_SECONDS = 0.1
+"""How long the syncs of quick tasks with tiny outputs may be put together: one sync costs more than such a task.
+
+A power cut within that time can leave a cache record whose outputs never reached the disk. Tiny outputs lie in one
+object, which is hashed before a record answers for anything, so the task merely runs again. Larger ones never wait.
+"""
 
 _WORTH_RETRYING = frozenset({"step", "step-timeout", "worker-lost", "run", "storage", "busy", "error"})
 """Codes of failures that another attempt may mend; wrong input stays wrong."""
@@ -128,6 +136,8 @@ class Walk:
         self._retries: list[tuple[float, str]] = []
         self._running: dict[str, _Running] = {}
         self._stop_by = math.inf
+        self._sync_due = math.inf
+        self._must_sync = False
         self.logs_kept = True
         """Whether every log became an object, so that the files can go."""
 
@@ -143,22 +153,29 @@ class Walk:
         }
         self._journal.run = msgspec.structs.replace(self._journal.run, tasks=waiting)
         self._journal.state(RunState.RUNNING)
-        while True:
-            if not self._stopping:
-                self._start_ready()
-            elif time.monotonic() >= self._stop_by:
-                break
-            if not self._running and (self._stopping or not self._retries):
-                break
-            self._take_in(self._next_messages())
-            self._wake_retries()
-            if time.monotonic() >= self._journal.save_due:
-                self._journal.save()
+        with self._store.group():
+            self._loop()
         for record in self._journal.run.tasks.values():
             if not record.state.final:
                 self._close(self._with_log(record), TaskState.CANCELLED)
         self._journal.state(self._outcome())
         return self._journal.run
+
+    def _loop(self) -> None:
+        while True:
+            if not self._stopping:
+                self._start_ready()
+            elif time.monotonic() >= self._stop_by:
+                return
+            if not self._running and (self._stopping or not self._retries):
+                return
+            self._take_in(self._next_messages())
+            self._wake_retries()
+            now = time.monotonic()
+            if now >= self._sync_due:
+                self._sync()
+            if now >= self._journal.save_due:
+                self._journal.save()
 
     def abandon(self) -> None:
         """Stop what runs and write down, as far as that is still possible, that the run did not come to its end."""
@@ -282,6 +299,9 @@ class Walk:
 
     def _next_messages(self) -> list[Message]:
         """Wait for a message, at most until something else is due; return it with all that came meanwhile."""
+        if self._queue.empty() and self._sync_due < math.inf:
+            # While we would wait for others anyway, the disk can work.
+            self._sync()
         due = min(self._journal.save_due, self._stop_by, self._retries[0][0] if self._retries else math.inf)
         try:
             pause = None if due == math.inf else max(0.0, due - time.monotonic())
@@ -305,15 +325,22 @@ class Walk:
             self._end_all(ended)
 
     def _end_all(self, ended: list[_Ended]) -> None:
-        """Take in results: first all are made durable together, then they are told."""
+        """Take in results: first all are kept, then they are told."""
         notes: list[Callable[[], None]] = []
-        with self._store.group():
-            for message in ended:
-                running = self._running.pop(message.task, None)
-                if running is not None:
-                    notes.append(self._end(running.call, message.future))
+        for message in ended:
+            running = self._running.pop(message.task, None)
+            if running is not None:
+                notes.append(self._end(running.call, message.future))
+        if self._must_sync:
+            self._sync()
         for note in notes:
             note()
+
+    def _sync(self) -> None:
+        """Make what was kept survive a power cut; the death of this process it survives already."""
+        self._store.sync()
+        self._sync_due = math.inf
+        self._must_sync = False
 
     def _end(self, call: TaskCall, future: Future[TaskResult]) -> Callable[[], None]:
         """Keep a task's result and log; return what tells of it."""
@@ -339,6 +366,8 @@ class Walk:
                 self._cache.keep(record, self._journal.run.id)
         except StorageError as storage:
             return partial(self._fail, msgspec.structs.replace(record, outputs={}), failure_of(storage))
+        self._sync_due = min(self._sync_due, time.monotonic() + SYNC_SECONDS)
+        self._must_sync |= any(artifact.size > INLINE_BYTES for artifact in record.outputs.values())
         return partial(self._succeed, record)
 
     def _succeed(self, record: TaskRecord) -> None:

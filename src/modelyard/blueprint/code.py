@@ -187,13 +187,18 @@ class _Reading:
             return not any(module == part or module.startswith(f"{part}.") for part in _FOLLOWED)
         locator = self.reader.locator
         found = locator.find(top)
-        if found is not None and (found.path is None or locator.is_local(found.path)):
-            inner = locator.find(module) if found.path is None else found
-            if inner is not None and inner.path is not None and locator.is_local(inner.path):
-                return False
+        inner = locator.find(module) if found is not None and found.namespace else found
+        if inner is not None and inner.path is not None and locator.is_local(inner.path):
+            return False
         if top in sys.stdlib_module_names:
             return True
-        distribution = installed_distribution(top)
+        named = top
+        if found is not None and found.namespace:
+            # Several distributions share a namespace such as google; the first real module below tells which.
+            if inner is None or inner.namespace:
+                return True
+            named = module
+        distribution = installed_distribution(named)
         if distribution is None:
             return False
         self.distributions[distribution[0]] = distribution[1]

@@ -24,6 +24,11 @@ class Found:
 
     __slots__ = ("package", "path")
 
+    @property
+    def namespace(self) -> bool:
+        """Whether this is a folder without `__init__.py`, over which several distributions may spread."""
+        return self.package and self.path is None
+
     def __init__(self, path: str | None, *, package: bool) -> None:
         self.path = path
         self.package = package
@@ -75,13 +80,16 @@ class Locator:
 _DIST_INFO = re.compile(r"^(?P<name>.+?)-(?P<version>[^-]+)(-py[\d.]+)?\.(dist|egg)-info$")
 
 
-def installed_distribution(top: str) -> tuple[str, str] | None:
-    """Return name and version of the installed distribution that provides a top-level module, or None.
+def installed_distribution(module: str) -> tuple[str, str] | None:
+    """Return name and version of the installed distribution that provides a module, or None.
+
+    Args:
+        module: A top-level module, or one below a namespace, such as `google.protobuf`.
 
     It reads the names of `*.dist-info` folders, and where the distribution has another name than the module, their
     `top_level.txt` and `RECORD`: a hundred times cheaper than `importlib.metadata.packages_distributions`.
     """
-    return _provider(top, tuple(sys.path), tuple(_modified(place) for place in sys.path))
+    return _provider(module, tuple(sys.path), tuple(_modified(place) for place in sys.path))
 
 
 def _modified(place: str) -> int:
@@ -92,15 +100,15 @@ def _modified(place: str) -> int:
 
 
 @functools.lru_cache(maxsize=4096)
-def _provider(top: str, places: tuple[str, ...], modified: tuple[int, ...]) -> tuple[str, str] | None:
+def _provider(module: str, places: tuple[str, ...], modified: tuple[int, ...]) -> tuple[str, str] | None:
     infos = _infos(places, modified)
-    plain = _plain(top)
+    plain = _plain(module)
     if plain in infos:
         name, version, _ = infos[plain]
         return name, version
     for look in (_in_top_level, _in_record):
         for name, version, folder in infos.values():
-            if look(top, folder):
+            if look(module, folder):
                 return name, version
     return None
 
@@ -117,8 +125,8 @@ def _infos(places: tuple[str, ...], modified: tuple[int, ...]) -> dict[str, tupl
         for entry in names:
             match = _DIST_INFO.match(entry)
             if match:
-                name = match["name"].replace("_", "-").lower()
-                infos.setdefault(_plain(name), (name, match["version"], Path(place, entry)))
+                name = _plain(match["name"])
+                infos.setdefault(name, (name.replace("_", "-"), match["version"], Path(place, entry)))
     return infos
 
 
@@ -126,17 +134,17 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_.]+", "_", name).lower()
 
 
-def _in_top_level(top: str, folder: Path) -> bool:
+def _in_top_level(module: str, folder: Path) -> bool:
     try:
-        return top in (folder / "top_level.txt").read_text(encoding="utf-8").split()
+        return module in (folder / "top_level.txt").read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError):
         return False
 
 
-def _in_record(top: str, folder: Path) -> bool:
+def _in_record(module: str, folder: Path) -> bool:
     try:
         record = (folder / "RECORD").read_bytes()
     except OSError:
         return False
-    name = re.escape(top.encode())
+    name = re.escape(module.replace(".", "/").encode())
     return re.search(rb"^" + name + rb"(/|\.py,|\.[^/\n]*\.so,|\.so,|\.pyd,)", record, re.MULTILINE) is not None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from modelyard.blueprint.digest import blueprint_digest
 from modelyard.blueprint.load import load_blueprint, loads_blueprint
 from modelyard.errors import BlueprintError, NotFoundError

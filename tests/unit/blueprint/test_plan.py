@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from modelyard.blueprint.digest import blueprint_digest
 from modelyard.blueprint.graph import find_cycle, in_order
 from modelyard.blueprint.load import loads_blueprint
@@ -194,9 +196,8 @@ def test_a_kind_of_later_versions_loads_and_can_not_be_planned(step: str) -> Non
 def test_a_blueprint_made_in_python_is_checked_too() -> None:
     good = steps("- {id: a, kind: command, run: ls}", "- {id: b, kind: command, run: ls}")
     first, second = good.pipeline.steps
-    cyclic = good.model_copy(
-        update={"pipeline": good.pipeline.model_copy(update={"steps": (first.model_copy(update={"needs": ("b",)}), second)})}
-    )  # fmt: skip
+    waiting = (first.model_copy(update={"needs": ("b",)}), second)
+    cyclic = good.model_copy(update={"pipeline": good.pipeline.model_copy(update={"steps": waiting})})
     assert "a -> b -> a" in refused(cyclic)[0]
 
 
@@ -211,7 +212,7 @@ def own(tmp_path: Path, source: str, *lines: str) -> Plan:
 def test_a_function_is_given_what_its_parameters_name(tmp_path: Path) -> None:
     made = own(
         tmp_path,
-        "raise RuntimeError('planning does not execute')\ndef f(context, *, train, ratio, other=None, test=None): ...\n",
+        "raise RuntimeError\ndef f(context, *, train, ratio, other=None, test=None): ...\n",
         DATA,
         "- {id: own, kind: python, function: 'own:f', parameters: {ratio: 2}, outputs: [train, extra]}",
     )
@@ -299,9 +300,13 @@ def test_functions_are_found_in_packages_and_installed_libraries(tmp_path: Path)
     (tmp_path / "pack" / "inner").mkdir(parents=True)
     (tmp_path / "pack" / "inner" / "deep.py").write_text("def f(train): ...\n")
     made = plan(
-        steps(DATA, "- {id: a, kind: python, function: 'pack.inner.deep:f'}", "- {id: b, kind: python, function: 'math:sqrt'}"),
+        steps(
+            DATA,
+            "- {id: a, kind: python, function: 'pack.inner.deep:f'}",
+            "- {id: b, kind: python, function: 'math:sqrt'}",
+        ),
         tmp_path,
-    )  # fmt: skip
+    )
     assert made["a"].inputs == {"train": Source("data", "train")}
 
 
@@ -342,7 +347,7 @@ def test_a_cycle_is_found_where_there_is_one_and_only_there(needs: dict[str, lis
     cycle = find_cycle(looped)
     assert cycle[0] == cycle[-1]
     assert len(cycle) > 1
-    for name, need in zip(cycle, cycle[1:], strict=False):
+    for name, need in itertools.pairwise(cycle):
         assert need in looped[name]
 
 

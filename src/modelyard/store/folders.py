@@ -22,7 +22,7 @@ from modelyard.store.guard import Gate, TempArea
 from modelyard.store.index import Stamp, StatIndex, stamp_of
 from modelyard.store.local import REFRESH_SECONDS
 from modelyard.store.parts import StoreObjects
-from modelyard.store.tree import SMALL_BYTES, Bundler, Entry, Found, Manifest, decode_manifest, scan
+from modelyard.store.tree import FORMAT, SMALL_BYTES, Bundler, Entry, Found, Manifest, decode_manifest, scan
 
 __all__ = ["TreeCache", "Trees", "clone_file"]
 
@@ -149,7 +149,7 @@ class Trees:
                 entry = Entry(found.path, found.stamp.size, found.executable, digest)
             entries.append(entry)
         bundles, inline = bundler.finish()
-        manifest = Manifest(entries=tuple(entries), folders=tuple(empty), bundles=bundles, inline=inline)
+        manifest = Manifest(format=FORMAT, entries=tuple(entries), folders=tuple(empty), bundles=bundles, inline=inline)
         return self._objects.put(manifest.encode()), manifest
 
     def _keep_large(self, path: Path, found: Found, *, take: bool) -> str:

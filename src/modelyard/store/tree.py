@@ -64,7 +64,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         inline: The bytes of all small files, where they are few; `bundles` is then empty.
     """
 
-    format: str = FORMAT
+    format: str
     entries: tuple[Entry, ...] = ()
     folders: tuple[str, ...] = ()
     bundles: tuple[tuple[str, int], ...] = ()

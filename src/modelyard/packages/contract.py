@@ -236,22 +236,23 @@ def _leaves(value: Any) -> Iterable[Any]:
 
 def _to_integer(field: Field, array: NDArray[Any], target: np.dtype[Any]) -> NDArray[Any]:
     limits = np.iinfo(target)
+    if np.can_cast(array.dtype, target, "safe"):
+        return array.astype(target)
     if array.dtype.kind == "f":
-        _refuse_where(field, array, ~np.isfinite(array), lambda value: f"got {value}, which no integer can be")
-        _refuse_where(field, array, array != np.trunc(array), lambda value: f"got {value}, which is not whole")
         # float64 holds 2**n and so the first number past any integer type, where iinfo.max itself may not be a float.
         wide = array.astype(np.float64)
-        outside = (wide < float(limits.min)) | (wide >= float(int(limits.max) + 1))
-    elif np.can_cast(array.dtype, target, "safe"):
-        return array.astype(target)
+        bad = ~np.isfinite(wide) | (wide < float(limits.min)) | (wide >= float(int(limits.max) + 1))
+        bad |= wide != np.trunc(wide)
     else:
-        outside = np.zeros(array.shape, dtype=bool)
+        bad = np.zeros(array.shape, dtype=bool)
         given = np.iinfo(array.dtype)
         if given.max > limits.max:
-            outside |= array > limits.max
+            bad |= array > limits.max
         if given.min < limits.min:
-            outside |= array < limits.min
-    _refuse_where(field, array, outside, lambda value: f"got {value}, outside {limits.min} to {limits.max}")
+            bad |= array < limits.min
+    _refuse_where(
+        field, array, bad, lambda value: f"got {value}, which is no whole number in {limits.min}..{limits.max}"
+    )
     return array.astype(target)
 
 

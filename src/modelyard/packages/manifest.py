@@ -110,7 +110,8 @@ def _members(folder: Path) -> list[str]:
     found = []
     with storage_errors(folder):
         for path in folder.rglob("*"):
-            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            # A store's local copy links large files to its objects; what a link leads to must match its digest, too.
+            if not path.is_file() and (path.is_symlink() or not path.is_dir()):
                 raise IntegrityError("A package holds plain files and folders alone.", where=str(path))
             if path.is_file():
                 found.append(path.relative_to(folder).as_posix())

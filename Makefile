@@ -48,6 +48,7 @@ bench: $(READY) ## measure against peers, side by side in one run
 
 docs: $(READY) ## rewrite the generated reference pages
 	@$(BIN)/python -m modelyard.blueprint.reference docs/reference/blueprint.md
+	@$(BIN)/python -m modelyard.cli.reference docs/reference/cli.md
 
 clean: ## remove what make made
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache

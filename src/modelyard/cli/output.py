@@ -65,7 +65,6 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str)
     if not rows:
         click.echo(empty)
         return
-    # A pipe gets the whole of each cell: a table cut to 80 columns would lose digests.
     grid = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for heading in headings:
         grid.add_column(heading, no_wrap=True)
@@ -73,9 +72,14 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str)
         cells = [str(cell) for cell in row]
         grid.add_row(*(f"[{STATE_STYLE[cell]}]{cell}[/]" if cell in STATE_STYLE else cell for cell in cells))
     out = console()
-    if not sys.stdout.isatty():
-        out.width = 10_000
-    out.print(grid)
+    if sys.stdout.isatty():
+        out.print(grid)
+        return
+    # A table cut to 80 columns would lose digests, and padding at a line's end is noise in a file.
+    out.width = 10_000
+    with out.capture() as text:
+        out.print(grid)
+    click.echo("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
 def clock(seconds: float) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 import modelyard
-from modelyard.blueprint.load import load_blueprint
 from modelyard.blueprint.schema import json_schema
 from modelyard.cli.output import json_option, print_json, table, yard_of
 from modelyard.yard.doctor import examine
@@ -43,15 +42,12 @@ def init(folder: Path, template: str, people: str) -> None:
 def check(ctx: click.Context, blueprints: tuple[str, ...], as_json: bool) -> None:
     """Say everything that is wrong in BLUEPRINTS (default: all of the project)."""
     yard = yard_of(ctx)
-    files = [yard.blueprint_file(name) for name in blueprints] or list(yard.blueprints().values())
-    found = {str(file): load_blueprint(file, project=yard.project) for file in files}
-    for blueprint in found.values():
-        yard.plan_of(blueprint)
+    found = yard.check(blueprints)
     if as_json:
         print_json({file: {"pipeline": b.pipeline.name, "steps": len(b.pipeline.steps)} for file, b in found.items()})
         return
-    for file, blueprint in found.items():
-        click.echo(f"{file}: pipeline {blueprint.pipeline.name}, {len(blueprint.pipeline.steps)} steps: all right")
+    for file, good in found.items():
+        click.echo(f"{file}: pipeline {good.pipeline.name}, {len(good.pipeline.steps)} steps: all right")
 
 
 @click.group()

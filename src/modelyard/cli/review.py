@@ -62,9 +62,9 @@ def review(ctx: click.Context, model: str | None, version: str | None, as_json: 
     changed = " (changed)" if found.changed else ""
     for side, fields in found.contract.items():
         click.echo(f"{side}{changed}: " + ", ".join(f"{name} {kind}" for name, kind in fields.items()))
-    click.echo("evidence:")
+    click.echo(f"evidence in {found.folder / 'evidence'}:")
     for path in found.files:
-        click.echo(f"  {path}")
+        click.echo(f"  {path.relative_to(found.folder / 'evidence')}")
 
 
 def _print_version(version: VersionState, as_json: bool) -> None:
@@ -194,7 +194,7 @@ def show(ctx: click.Context, model: str | None, as_json: bool) -> None:
             click.echo(f"  data {source.removeprefix('file:')} {digest.removeprefix('sha256:')[:12]}")
         click.echo("  " + ", ".join(f"{metric} {value:.5g}" for metric, value in version.metrics.items()))
     click.echo("")
-    rows = [(clock(s.time), s.by, s.what, s.event.tag, s.event.reason or "") for s in story]
+    rows = [(clock(s.time), s.who, s.what, s.event.tag, s.event.reason or "") for s in story]
     table(("when (UTC)", "who", "what", "tag", "why"), rows, empty="Nothing happened yet.")
     for problem in registry.problems:
         if problem.model == name:

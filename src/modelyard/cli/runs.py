@@ -204,13 +204,13 @@ def _list_models(ctx: click.Context, limit: int) -> Listing:  # noqa: ARG001
     registry = yard_of(ctx).center.state()
     rows = []
     for name, model in registry.models.items():
-        live = {place.version: [] for place in model.live.values()}
+        live: dict[str, list[str]] = {place.version: [] for place in model.live.values()}
         for environment, place in model.live.items():
             live[place.version].append(environment)
         rows += [
             (
                 name,
-                v.version,
+                f"v{v.version}",
                 v.state,
                 ", ".join(live.get(v.version, [])) or "-",
                 clock(v.time),
@@ -225,7 +225,7 @@ def _list_models(ctx: click.Context, limit: int) -> Listing:  # noqa: ARG001
 
 
 def _list_services(ctx: click.Context, limit: int) -> Listing:  # noqa: ARG001
-    found = yard_of(ctx).services.list()
+    found = yard_of(ctx).services.all()
     rows = [(s.environment, s.state, s.url or "-", s.pid or "-", ", ".join(s.serving) or "-") for s in found]
     return ("environment", "state", "url", "pid", "serving"), rows, found, "No service was started yet: modelyard up"
 

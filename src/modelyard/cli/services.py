@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from modelyard.cli.output import json_option, print_json, table, yard_of
-from modelyard.serving.client import post_rows
 from modelyard.yard.services import ServiceState
 
 __all__ = ["commands"]
@@ -58,15 +58,24 @@ def serve(ctx: click.Context, environment: str, port: int, workers: int | None) 
 @click.pass_context
 def predict(ctx: click.Context, model: str, rows: Path, environment: str, as_json: bool) -> None:
     """Send ROWS (a JSON or CSV file, `-` for standard input as JSON) to the service and print what MODEL answers."""
-    service = yard_of(ctx).services.client(environment)
+    services = yard_of(ctx).services
     body = sys.stdin.buffer.read() if str(rows) == "-" else rows.read_bytes()
     media = "text/csv" if rows.suffix == ".csv" else "application/json"
-    answer = post_rows(service.status().url, model, body, media)
+    answer = services.predict(environment, model, body, media)
     if as_json:
         print_json(answer)
         return
-    found = answer["rows"]
-    table(tuple(found[0]) if found else (), [tuple(row.values()) for row in found], empty="no rows")
+    columns = answer.get("columns") or {name: [row[name] for row in answer["rows"]] for name in answer["rows"][0]}
+    click.echo(f"{answer['model']} {answer['version']}, generation {answer['generation']}")
+    table(tuple(columns), [tuple(map(_cell, row)) for row in zip(*columns.values(), strict=True)], empty="no rows")
+
+
+def _cell(value: Any) -> str:
+    """A list would drown the table; its largest element and where that is says most of a row of probabilities."""
+    if isinstance(value, list) and value and isinstance(value[0], float):
+        top = max(range(len(value)), key=value.__getitem__)
+        return f"[{top}] {value[top]:.4f}"
+    return str(value)
 
 
 commands: dict[str, click.Command] = {"up": up, "down": down, "serve": serve, "predict": predict}

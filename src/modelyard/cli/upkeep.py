@@ -18,8 +18,8 @@ def verify(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        rows = [(d.digest[:12], d.what, ", ".join(d.referrers)) for d in found]
-        table(("object", "what", "needed by"), rows, empty="Every object matches its digest.")
+        rows = [(d.digest[:12], d.kind, d.where, ", ".join(d.names) or "nothing") for d in found]
+        table(("object", "damage", "where", "needed by"), rows, empty="Every object matches its digest.")
     if found:
         ctx.exit(4)
 
@@ -35,7 +35,7 @@ def gc(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
         print_json(found)
         return
     verb = "Would remove" if dry_run else "Removed"
-    click.echo(f"{verb} {found.objects} objects, {found.bytes / 1e6:.1f} MB; {found.kept} stay")
+    click.echo(f"{verb} {len(found.objects)} objects, {found.bytes / 1e6:.1f} MB; {found.kept + found.young} stay")
 
 
 @click.group()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import shutil
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ import numpy as np
 
 import modelyard
 from modelyard.cli.output import span
-from modelyard.data import Dataset
+from modelyard.data import Dataset, Field
 from modelyard.demo.mnist import FILES, fetch_mnist
 from modelyard.demo.stage import Stage
 from modelyard.errors import DataError, MissingExtraError, RunError
+from modelyard.packages.codecs.csv import cell_names
 from modelyard.testing.load import LoadGenerator, LoadReport
 from modelyard.yard import Yard
 
@@ -69,7 +72,7 @@ def play(folder: Path, cache: Path) -> Outcome:
         ModelyardError: Where a part of the loop does not do what it should.
     """
     stage = Stage(folder)
-    template, data = _set_up(stage, cache)
+    data = _set_up(stage, cache)
     yard = Yard.open(folder)
     _train(stage)
     _review(stage, "digits", "a perceptron, 97 % as asked")
@@ -78,19 +81,19 @@ def play(folder: Path, cache: Path) -> Outcome:
     stage.run("up")
     images, labels = _test_images(yard)
     url = yard.services.client("production").url
-    _ask(stage, url, images, labels)
+    _ask(url, images, labels)
     stage.title("Train a convolutional network, and swap it in while the service is under load")
-    bodies = [_body(images[number : number + 1]) for number in range(1)]
     target = f"{url}/v1/models/digits/predict"
-    with LoadGenerator(target, bodies[0], connections=2, rate=200.0) as load:
+    with LoadGenerator(target, _body(images[:1]), connections=2, rate=200.0) as load:
         stage.run("run", "digits-cnn")
         _review(
             stage, "digits-cnn", "a convolutional network, better on the test images", environments=("dev", "staging")
         )
-        swap = _swap(stage, yard, url, load, "v1.1.0", "release", "digits", "--to", "production", "--as", "morgan")
+        swap = _swap(stage, url, load, "v1.1.0", "release", "digits", "--to", "production", "--as", "morgan")
         stage.title("Bring the first one back")
-        rollback = _swap(stage, yard, url, load, "v1.0.0", "rollback", "digits", "--env", "production", "--as", "morgan",
-                         "-m", "the demonstration shows a rollback")  # fmt: skip
+        reason = ("-m", "the demonstration shows a rollback")
+        back = ("rollback", "digits", "--env", "production", "--as", "morgan", *reason)
+        rollback = _swap(stage, url, load, "v1.0.0", *back)
         report = load.stop()
     second = yard.get("digits-cnn").metrics["accuracy"]
     stage.title("The story of the model")
@@ -104,7 +107,7 @@ def play(folder: Path, cache: Path) -> Outcome:
     return Outcome(first, second, len(images), report, swap, rollback, stage.seconds, folder, data)
 
 
-def _set_up(stage: Stage, cache: Path) -> tuple[str, str]:
+def _set_up(stage: Stage, cache: Path) -> str:
     stage.title("Start a project with two people: dana (data scientist) and morgan (manager)")
     template, data = "digits", "MNIST, 60,000 training and 10,000 test images"
     try:
@@ -121,7 +124,7 @@ def _set_up(stage: Stage, cache: Path) -> tuple[str, str]:
         for name in FILES:
             shutil.copyfile(cache / name, stage.folder / "data" / name)
     stage.run("check")
-    return template, data
+    return data
 
 
 def _train(stage: Stage) -> None:
@@ -158,26 +161,21 @@ def _body(images: Any) -> bytes:
     return json.dumps({"columns": {"image": images.tolist()}}).encode()
 
 
-def _ask(stage: Stage, url: str, images: Any, labels: Any) -> None:
+def _ask(url: str, images: Any, labels: Any) -> None:
     """Send every test image over HTTP, as JSON and some as CSV too, and compare with the labels."""
     right, batch = 0, 500
     started = time.perf_counter()
     for start in range(0, len(images), batch):
         answer = _post(url, _body(images[start : start + batch]), "application/json")
-        predicted = [row["label"] for row in answer["rows"]]
-        right += int(np.sum(np.asarray(predicted) == labels[start : start + batch]))
+        right += int(np.sum(np.asarray(answer["columns"]["label"]) == labels[start : start + batch]))
     took = time.perf_counter() - started
     click.echo(f"{len(images):,} test images as JSON in {span(took)}: {right / len(images):.2%} right")
     rows = images[:100].reshape(100, -1)
-    header = ",".join(_csv_names(images.shape[1:]))
-    text = "\r\n".join([header, *(",".join(map(str, row)) for row in rows.tolist())])
+    header = cell_names(Field("image", "uint8", images.shape[1:]))
+    text = "\r\n".join([",".join(header), *(",".join(map(str, row)) for row in rows.tolist())])
     answer = _post(url, text.encode(), "text/csv")
     same = sum(row["label"] == int(label) for row, label in zip(answer["rows"], labels[:100], strict=True))
     click.echo(f"100 test images as CSV: {same} right")
-
-
-def _csv_names(shape: tuple[int, ...]) -> list[str]:
-    return [f"image[{number}]" for number in range(int(np.prod(shape)))]
 
 
 def _post(url: str, body: bytes, media: str) -> Any:
@@ -192,7 +190,7 @@ def _post(url: str, body: bytes, media: str) -> Any:
     return json.loads(content)
 
 
-def _swap(stage: Stage, yard: Yard, url: str, load: LoadGenerator, version: str, *arguments: str) -> Swap:
+def _swap(stage: Stage, url: str, load: LoadGenerator, version: str, *arguments: str) -> Swap:
     """Run a command that changes what is served, and wait until the load sees the new version answer."""
     started = time.monotonic()
     stage.run(*arguments)
@@ -204,8 +202,15 @@ def _swap(stage: Stage, yard: Yard, url: str, load: LoadGenerator, version: str,
             raise RunError(f"{version} did not answer within {SWAP_TIMEOUT:.0f} s.", where=url)
         time.sleep(0.02)
     load.wait_for(100)
-    last = yard.services.client("production").status().slots["digits"].last
-    if last is None:
-        raise RunError("The service does not tell of its last swap.", where=url)
     click.echo(f"the service answers with {version}, {span(samples[0].ended - started)} after the command was given")
-    return Swap(samples[0].ended - started, last.prepare_seconds, last.commit_seconds)
+    return Swap(samples[0].ended - started, _gauge(url, "prepare"), _gauge(url, "commit"))
+
+
+def _gauge(url: str, name: str) -> float:
+    """Return what the service's metrics say of its last swap, in seconds."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:  # noqa: S310  (our own loopback URL)
+        text = response.read().decode()
+    found = re.search(rf'^modelyard_{name}_seconds{{model="digits"}} (\S+)$', text, re.MULTILINE)
+    if found is None:
+        raise RunError(f"The service's metrics do not tell of its last {name}.", where=url)
+    return float(found.group(1))

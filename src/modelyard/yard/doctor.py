@@ -62,7 +62,7 @@ def examine(folder: Path) -> list[Finding]:
         ("catalog", lambda: f"{len(yard.catalog.runs(limit=1000))} runs"),
         ("Model Center", lambda: _center(yard)),
         ("you", lambda: _identity(yard)),
-        ("services", lambda: ", ".join(f"{s.environment} {s.state}" for s in yard.services.list()) or "none"),
+        ("services", lambda: ", ".join(f"{s.environment} {s.state}" for s in yard.services.all()) or "none"),
     ):
         findings.append(_try(what, look))
     return findings
@@ -77,7 +77,9 @@ def _try(what: str, look: Callable[[], str]) -> Finding:
 
 def _machine() -> Iterator[Finding]:
     right = sys.version_info >= (3, 11)
-    yield Finding("ok" if right else "wrong", "Python", platform.python_version(), "" if right else "Use 3.11 or newer.")
+    yield Finding(
+        "ok" if right else "wrong", "Python", platform.python_version(), "" if right else "Use 3.11 or newer."
+    )
     for program, remedy, level in (
         ("git", "apt install git", "wrong"),
         ("ssh-keygen", "apt install openssh-client", "wrong"),
@@ -105,7 +107,9 @@ def _blueprints(yard: Yard) -> Iterator[Finding]:
             steps = len(yard.blueprint(name).pipeline.steps)
             yield Finding("ok", f"blueprint {path.name}", f"{name}, {steps} steps")
         except BlueprintError as error:
-            yield Finding("wrong", f"blueprint {path.name}", f"{len(error.problems)} problems", f"modelyard check {name}")
+            yield Finding(
+                "wrong", f"blueprint {path.name}", f"{len(error.problems)} problems", f"modelyard check {name}"
+            )
 
 
 def _center(yard: Yard) -> str:

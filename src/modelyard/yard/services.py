@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import subprocess
 import sys
@@ -9,10 +11,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
-from modelyard.errors import BusyError, NotFoundError, RunError
+from modelyard.errors import BusyError, ContractError, NotFoundError, RunError
 from modelyard.files import storage_errors
+from modelyard.releases.events import topic_of
 from modelyard.serving.client import ServiceClient
 from modelyard.serving.service import run_service
 from modelyard.serving.spec import Limits, Live, ServiceSpec
@@ -65,7 +69,7 @@ class Services:
         """
         return ServiceClient(self.folder(environment))
 
-    def list(self) -> list[ServiceState]:
+    def all(self) -> list[ServiceState]:
         """Return every service that was ever started, by environment."""
         base = self._yard.project / INTERNAL / "services"
         names = sorted(path.name for path in base.iterdir() if path.is_dir()) if base.is_dir() else []
@@ -77,8 +81,11 @@ class Services:
             status = self.client(environment).status()
         except (NotFoundError, BusyError):
             return ServiceState(environment, "stopped", None, None, ())
-        serving = tuple(f"{slot.model} v{slot.version.removeprefix('v')}" for slot in status.slots)
-        return ServiceState(environment, "ready" if status.ready else "starting", status.url, status.pid, serving)
+        serving = tuple(
+            f"{model} {slot.current.version}" for model, slot in status.slots.items() if slot.current is not None
+        )
+        url = self.client(environment).url
+        return ServiceState(environment, "ready" if status.ready else "starting", url, status.pid, serving)
 
     def live(self, environment: str) -> Mapping[str, Live]:
         """Return what is released to an environment, by model; only what the Model Center's rules allow."""
@@ -122,7 +129,7 @@ class Services:
         run_service(
             spec,
             live=lambda: self.live(environment),
-            wake=lambda timeout: yard.bus.wait(f"release.{environment}", timeout),
+            wake=lambda timeout: yard.bus.wait(topic_of(environment), timeout),
             fetch=yard.store.fetch_tree,
         )
 
@@ -157,13 +164,45 @@ class Services:
 
     def down(self, environments: Sequence[str] = ()) -> list[str]:
         """Stop services, letting requests in flight end; return those that were running."""
-        names = tuple(environments) or tuple(service.environment for service in self.list())
+        names = tuple(environments) or tuple(service.environment for service in self.all())
         stopped = []
         for name in names:
             if self.state(name).state != "stopped":
                 self.client(name).stop()
                 stopped.append(name)
         return stopped
+
+    def predict(self, environment: str, model: str, body: bytes, media: str = "application/json") -> Mapping[str, Any]:
+        """Ask a running service.
+
+        Args:
+            environment: Whose service.
+            model: Which model.
+            body: Rows as JSON or CSV.
+            media: `application/json` or `text/csv`.
+
+        Raises:
+            NotFoundError: No service runs for that environment, or it has no such model.
+            ContractError: The rows do not fit the model's contract.
+            RunError: The service failed.
+        """
+        address = urlsplit(self.client(environment).url)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
+        try:
+            headers = {"Content-Type": media, "Accept": "application/json"}
+            connection.request("POST", f"/v1/models/{quote(model, safe='')}/predict", body, headers)
+            response = connection.getresponse()
+            answer: Mapping[str, Any] = json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise RunError(f"The service gave no answer: {error}.", where=address.geturl()) from error
+        finally:
+            connection.close()
+        if response.status == 200:
+            return answer
+        kind = {404: NotFoundError, 400: ContractError, 413: ContractError, 422: ContractError}.get(
+            response.status, RunError
+        )
+        raise kind(str(answer.get("detail") or answer.get("title")), where=address.geturl())
 
     def log_file(self, environment: str) -> Path:
         """Return the file that a detached service logs to."""

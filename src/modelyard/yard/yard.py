@@ -23,7 +23,7 @@ from modelyard.config import Settings, load_settings
 from modelyard.contracts import Bus, Executor, Listener
 from modelyard.engines.executors import open_executor
 from modelyard.engines.scheduler import Preview, Scheduler
-from modelyard.errors import BlueprintError, InputError, NotFoundError
+from modelyard.errors import BlueprintError, InputError, NotFoundError, Problem
 from modelyard.files import canonical_json
 from modelyard.records import Event, EventKind, RunRecord
 from modelyard.releases.bus import open_bus
@@ -176,13 +176,36 @@ class Yard:
             remedy=f"Did you mean {near[0]}?" if near else f"The blueprints are {', '.join(known) or 'none yet'}.",
         )
 
+    def check(self, names: Sequence[str] = ()) -> dict[str, Blueprint]:
+        """Load blueprints (default: all of the project), by file.
+
+        Raises:
+            BlueprintError: All that is wrong in all of them.
+            NotFoundError: There is no blueprint, or none of that name.
+        """
+        files = [self.blueprint_file(name) for name in names] or list(self.blueprints().values())
+        if not files:
+            raise NotFoundError(
+                "There is no blueprint here.", where=str(self.project), remedy="Start one: modelyard init"
+            )
+        found: dict[str, Blueprint] = {}
+        problems: list[Problem] = []
+        for file in files:
+            try:
+                found[os.path.relpath(file, self.project)] = load_blueprint(file, project=self.project)
+            except BlueprintError as error:
+                problems += error.problems
+        if problems:
+            raise BlueprintError(tuple(problems))
+        return found
+
     def plan(self, name: str | None = None, params: Mapping[str, Any] | None = None) -> Plan:
         """Return the plan of a blueprint; see `blueprint` for the arguments."""
         return plan(self.blueprint(name, params), project=self.project)
 
     def preview(self, name: str | None = None, params: Mapping[str, Any] | None = None) -> list[Preview]:
         """Say for every task whether it would run or is cached, and why; nothing is run."""
-        with open_executor("inline") as executor:
+        with open_executor("inline", store=self.store) as executor:
             return self._scheduler(executor).preview(self.plan(name, params), self.project)
 
     # Runs.
@@ -239,7 +262,7 @@ class Yard:
             host=socket.gethostname(),
         )
         chosen = executor or self.settings.executor
-        with open_executor(chosen, workers=workers or self.settings.workers) as runner:
+        with open_executor(chosen, workers=workers or self.settings.workers, store=self.store) as runner:
             finished = self._scheduler(runner, listeners).run(graph, run=record, project=self.project, resume=earlier)
         run = Run(finished, self.store, self.project)
         return run.raise_for_state() if check else run

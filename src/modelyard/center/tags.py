@@ -286,7 +286,7 @@ def _signing_error(said: str, actor: Actor) -> ModelyardError | None:
     if "agent" in said or "UNPROTECTED PRIVATE KEY" in said or "bad permissions" in said:
         remedy = f"Make it yours alone: chmod 600 {actor.signing_key}; or add it to your agent: ssh-add"
         return RefusedError(f"The signing key can't be used: {_last_line(said)}", where=where, remedy=remedy)
-    if "failed to sign" in said or "Couldn't load" in said or "invalid format" in said:
+    if "failed to sign" in said or re.search(r"Couldn't load|invalid format|doesn't match private", said):
         remedy = "Set signing_key to a private SSH key, such as ~/.ssh/id_ed25519."
         return InputError(f"The tag could not be signed: {_last_line(said)}", where=where, remedy=remedy)
     return None

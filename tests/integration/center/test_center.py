@@ -317,7 +317,19 @@ def test_a_public_file_of_another_key_leaves_no_tag_behind(project: Any, tmp_pat
     key.chmod(0o600)
     public = project.actors["ann@example.org"].signing_key.with_name("ann@example.org.pub")
     (tmp_path / "mixed.pub").write_bytes(public.read_bytes())
-    refusal(acting(project, key), IntegrityError)
+    assert "doesn't match private" in refusal(acting(project, key))
+    assert project.git("tag") == ""
+
+
+def test_a_signing_program_that_uses_another_key_leaves_no_tag_behind(project: Any, tmp_path: Path) -> None:
+    program = tmp_path / "signer"
+    other = project.actors["max@example.org"].signing_key
+    program.write_text(
+        f'#!/bin/sh\nfor last; do :; done\nexec ssh-keygen -Y sign -n git -f "{other}" "$last"\n', "utf-8"
+    )
+    program.chmod(0o700)
+    project.git("config", "gpg.ssh.program", str(program))
+    assert "max@example.org signed it in the name of ann@example.org" in refusal(project.center("ann"), IntegrityError)
     assert project.git("tag") == ""
 
 
@@ -340,6 +352,11 @@ def test_a_missing_git_and_a_missing_ssh_keygen_are_told(
     monkeypatch.setenv("PATH", str(tmp_path / "home"))
     with pytest.raises(MissingExtraError, match="Git is not on the PATH"):
         project.center("ann")
+
+
+def test_a_lock_that_can_not_be_made_is_told(project: Any) -> None:
+    (project.folder / ".git" / "modelyard-center.lock").mkdir()
+    assert "modelyard-center.lock" in refusal(project.center("ann"), StorageError)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

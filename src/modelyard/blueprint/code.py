@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import sys
 import time
@@ -10,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelyard.blueprint.modules import Locator, installed_distribution
+from modelyard.blueprint.modules import Found, Locator, Lookup, installed_distribution
 from modelyard.blueprint.plan import Task
-from modelyard.errors import InputError, NotFoundError
-from modelyard.files import blake3_bytes, storage_errors
+from modelyard.blueprint.source import FactsFile, Import, Stamp, stamp_of
+from modelyard.errors import NotFoundError
 
 __all__ = ["CodeReader", "Reach"]
 
@@ -37,35 +36,6 @@ class Reach:
     distributions: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Import:
-    """One import statement: `from <level dots><module> import <names>`, or `import <module>` with no names."""
-
-    level: int
-    module: str
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    """What a source file says: its digest and its imports."""
-
-    digest: str
-    imports: tuple[_Import, ...]
-
-
-_Stamp = tuple[int, ...] | None
-"""Times, size and inode of a file; None where a change could hide behind them, or where there is no file."""
-
-
-def _stamp(path: str) -> _Stamp:
-    try:
-        found = os.stat(path)  # noqa: PTH116  (this is the warm path: microseconds count)
-    except OSError:
-        return None
-    return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
-
-
 class CodeReader:
     """Reads the code that steps reach; nothing is executed.
 
@@ -75,13 +45,14 @@ class CodeReader:
     What was read is remembered by time, size and inode, so that asking again costs some microseconds.
 
     Args:
-        project: The project folder, from which imports start.
+        project: The project folder, from which imports start. Where it has a folder `.modelyard`, what was read is
+            remembered there between processes.
     """
 
     def __init__(self, project: Path) -> None:
         self._locator = Locator(project)
-        self._facts: dict[str, tuple[_Stamp, _Facts]] = {}
-        self._reached: dict[str, tuple[dict[str, _Stamp], Reach]] = {}
+        self._facts = FactsFile(Path(self._locator.project, ".modelyard", "code.json"))
+        self._reached: dict[str, tuple[dict[str, Stamp | None], Reach]] = {}
 
     def reach(self, module: str) -> Reach:
         """Return all code that importing a module brings in.
@@ -95,7 +66,7 @@ class CodeReader:
             StorageError: A file can't be read.
         """
         known = self._reached.get(module)
-        if known is not None and all(stamp is not None and stamp == _stamp(path) for path, stamp in known[0].items()):
+        if known is not None and all(stamp is not None and stamp == stamp_of(path) for path, stamp in known[0].items()):
             return known[1]
         walk = _Reading(self)
         result = walk.run(module)
@@ -112,16 +83,10 @@ class CodeReader:
             return Reach(result.code | more.code, result.distributions | more.distributions)
         return result
 
-    def facts(self, path: str, stamp: _Stamp) -> _Facts:
-        """Return what a source file says, read again only where its stamp has changed."""
-        known = self._facts.get(path)
-        if known is not None and stamp is not None and known[0] == stamp:
-            return known[1]
-        with storage_errors(path):
-            source = Path(path).read_bytes()
-        facts = _read(source, path)
-        self._facts[path] = (stamp, facts)
-        return facts
+    @property
+    def facts(self) -> FactsFile:
+        """What source files say."""
+        return self._facts
 
     @property
     def locator(self) -> Locator:
@@ -136,9 +101,10 @@ class _Reading:
         self.reader = reader
         self.code: dict[str, str] = {}
         self.distributions: dict[str, str] = {}
-        self.watched: dict[str, _Stamp] = {}
+        self.watched: dict[str, Stamp | None] = {}
         self.seen: set[str] = set()
         self._now = time.time_ns()
+        self._known: dict[str, Lookup] = {}
 
     def run(self, module: str, *, must_exist: bool = True) -> Reach:
         for place in (self.reader.locator.project, *sys.path):
@@ -151,16 +117,20 @@ class _Reading:
                 if prefix not in self.seen:
                     self.seen.add(prefix)
                     queue.extend(self.visit(prefix))
-        if must_exist and not self.code and not self.distributions and self.reader.locator.find(module) is None:
+        if must_exist and not self.code and not self.distributions and self.find(module) is None:
             raise NotFoundError(
                 f"There is no module {module}.",
                 where=self.reader.locator.project,
                 remedy="Modules are looked up from the project folder; write <module>:<function>.",
             )
+        self.reader.facts.save()
         return Reach(dict(sorted(self.code.items())), dict(sorted(self.distributions.items())))
 
-    def watch(self, path: str) -> _Stamp:
-        stamp = _stamp(path)
+    def find(self, module: str) -> Found | None:
+        return self.reader.locator.find(module, self._known)
+
+    def watch(self, path: str) -> Stamp | None:
+        stamp = stamp_of(path)
         if stamp is not None and self._now - max(stamp[0], stamp[1]) < _RACY_NANOSECONDS:
             stamp = None
         self.watched[path] = stamp
@@ -170,14 +140,14 @@ class _Reading:
         """Take a module's code, or its distribution's version, and return what it imports."""
         path, package, top = None, False, module.partition(".")[0]
         if not self.outside(module, top):
-            found = self.reader.locator.find(module)
+            found = self.find(module)
             if found is not None:
                 path, package = found.path, found.package
         if path is None:
             return ()
         if package:
             self.watch(os.path.dirname(path))  # noqa: PTH120
-        facts = self.reader.facts(path, self.watch(path))
+        facts = self.reader.facts.get(path, self.watch(path))
         self.code[module] = facts.digest
         return _targets(facts.imports, module if package else module.rpartition(".")[0])
 
@@ -186,8 +156,8 @@ class _Reading:
         if top == "modelyard":
             return not any(module == part or module.startswith(f"{part}.") for part in _FOLLOWED)
         locator = self.reader.locator
-        found = locator.find(top)
-        inner = locator.find(module) if found is not None and found.namespace else found
+        found = self.find(top)
+        inner = self.find(module) if found is not None and found.namespace else found
         if inner is not None and inner.path is not None and locator.is_local(inner.path):
             return False
         if top in sys.stdlib_module_names:
@@ -214,7 +184,7 @@ def _prefixes(name: str) -> Iterator[str]:
     yield name
 
 
-def _targets(imports: Iterable[_Import], package: str) -> Iterator[str]:
+def _targets(imports: Iterable[Import], package: str) -> Iterator[str]:
     """Yield the absolute names that imports may mean; `from a import b` may mean the module `a.b`."""
     for statement in imports:
         base = statement.module
@@ -227,56 +197,3 @@ def _targets(imports: Iterable[_Import], package: str) -> Iterator[str]:
         for name in statement.names:
             if name != "*":
                 yield f"{base}.{name}" if base else name
-
-
-def _read(source: bytes, path: str) -> _Facts:
-    try:
-        tree = ast.parse(source, path)
-    except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None)
-        where = f"{path}:{line}" if line else path
-        raise InputError(f"This is not Python: {getattr(error, 'msg', error)}.", where=where) from error
-    imports = tuple(_imports(tree))
-    _strip_docstrings(tree)
-    return _Facts(blake3_bytes(ast.dump(tree, annotate_fields=False).encode("utf-8", "surrogatepass")), imports)
-
-
-def _imports(tree: ast.AST) -> Iterator[_Import]:
-    stack: list[ast.AST] = [tree]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield _Import(0, alias.name, ())
-        elif isinstance(node, ast.ImportFrom):
-            yield _Import(node.level, node.module or "", tuple(alias.name for alias in node.names))
-        elif isinstance(node, ast.If) and _is_type_checking(node.test):
-            stack.extend(node.orelse)
-        else:
-            if isinstance(node, ast.Call):
-                yield from _by_name(node)
-            stack.extend(ast.iter_child_nodes(node))
-
-
-def _is_type_checking(test: ast.expr) -> bool:
-    name = test.attr if isinstance(test, ast.Attribute) else test.id if isinstance(test, ast.Name) else ""
-    return name == "TYPE_CHECKING"
-
-
-def _by_name(call: ast.Call) -> Iterator[_Import]:
-    """Yield the module of an `import_module("name")`."""
-    function = call.func
-    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-    if name == "import_module" and call.args:
-        first = call.args[0]
-        if isinstance(first, ast.Constant) and isinstance(first.value, str) and not first.value.startswith("."):
-            yield _Import(0, first.value, ())
-
-
-def _strip_docstrings(tree: ast.AST) -> None:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
-            first = node.body[0]
-            value = first.value if isinstance(first, ast.Expr) else None
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                del node.body[0]

@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-__all__ = ["Found", "Locator", "installed_distribution"]
+__all__ = ["Found", "Locator", "Lookup", "installed_distribution"]
 
 _PACKAGES_FOLDERS = ("site-packages", "dist-packages")
 
@@ -34,6 +34,10 @@ class Found:
         self.package = package
 
 
+Lookup = tuple[Found | None, list[str]]
+"""Where a module lies, and the folders in which its submodules are looked up."""
+
+
 class Locator:
     """Finds modules as an import from the project folder would: the project first, then the import path.
 
@@ -44,25 +48,32 @@ class Locator:
     def __init__(self, project: Path) -> None:
         self.project = os.path.realpath(project)
 
-    def find(self, module: str) -> Found | None:
-        """Return where a module's source lies; its path is None where it has none to read. None: no such module."""
-        parts = module.split(".")
-        if parts[0] in sys.builtin_module_names:
-            return Found(None, package=False)
-        places = [self.project, *sys.path]
-        found: Found | None = None
-        for name in parts:
-            found, places = self._in(places, name)
-            if found is None:
-                return None
-        return found
+    def find(self, module: str, known: dict[str, Lookup] | None = None) -> Found | None:
+        """Return where a module's source lies; its path is None where it has none to read. None: no such module.
+
+        Args:
+            module: Its dotted name.
+            known: Answers of this moment, read and added to.
+        """
+        return self._look_up(module, {} if known is None else known)[0]
+
+    def _look_up(self, module: str, known: dict[str, Lookup]) -> Lookup:
+        if module not in known:
+            parent, _, name = module.rpartition(".")
+            if not parent and name in sys.builtin_module_names:
+                known[module] = (Found(None, package=False), [])
+            elif not parent:
+                known[module] = self._in([self.project, *sys.path], name)
+            else:
+                known[module] = self._in(self._look_up(parent, known)[1], name)
+        return known[module]
 
     def is_local(self, path: str) -> bool:
         """Say whether a file belongs to the project: under its folder, and not in an environment there."""
         inside = path.startswith(self.project + os.sep)
         return inside and not any(f"{os.sep}{folder}{os.sep}" in path for folder in _PACKAGES_FOLDERS)
 
-    def _in(self, places: list[str], name: str) -> tuple[Found | None, list[str]]:
+    def _in(self, places: list[str], name: str) -> Lookup:
         # The order of Python's own path finder: in each place a package, then a module; last, a namespace of folders.
         folders = []
         for place in places:

@@ -85,12 +85,12 @@ class _Walk:
 
     def sequence(self, node: Node, path: KeyPath) -> list[Any]:
         if node.tag != f"{_CORE}seq":
-            self.problem(node, path, f"the tag {_short(node.tag)} is not used in blueprints.", "Remove it.")
+            self.problem(node, path, f"the tag {_short(node.tag)} is not used here.", "Remove it.")
         return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
 
     def mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
         if node.tag != f"{_CORE}map":
-            self.problem(node, path, f"the tag {_short(node.tag)} is not used in blueprints.", "Remove it.")
+            self.problem(node, path, f"the tag {_short(node.tag)} is not used here.", "Remove it.")
         result: dict[str, Any] = {}
         lines: dict[str, int] = {}
         merges: list[tuple[Node, Node]] = []
@@ -140,9 +140,9 @@ class _Walk:
             number = _number(text, tag)
             if number is not None:
                 return number
-            self.problem(node, path, f"{text[:40]} is no finite number that a blueprint can hold.")
+            self.problem(node, path, f"{text[:40]} is no finite number of 64 bits.")
             return None
-        self.problem(node, path, f"the tag {_short(node.tag)} is not used in blueprints.", "Remove it.")
+        self.problem(node, path, f"the tag {_short(node.tag)} is not used here.", "Remove it.")
         return None
 
 
@@ -181,7 +181,7 @@ def read_yaml(text: str | bytes, file: str) -> Document:
         BlueprintError: It is not UTF-8, not YAML, empty, too large, or more than one document.
     """
     if len(text) > MAXIMUM_BYTES:
-        what = f"the file has {len(text):,} bytes; a blueprint has at most {MAXIMUM_BYTES:,}."
+        what = f"the file has {len(text):,} bytes; at most {MAXIMUM_BYTES:,} are read."
         raise BlueprintError((Problem(what, file, remedy="See whether this is the right file."),))
     source = _decode(text, file) if isinstance(text, bytes) else text
     yaml = YAML(typ="safe", pure=True)
@@ -200,7 +200,7 @@ def read_yaml(text: str | bytes, file: str) -> Document:
     except (YAMLError, ValueError) as error:
         raise BlueprintError((Problem(f"this is not YAML: {error}.", file),)) from error
     if node is None:
-        remedy = "Start with `modelyard init`, or see docs/reference/blueprint.md."
+        remedy = "Start with `modelyard init`, or see docs/reference."
         raise BlueprintError((Problem("the file is empty.", file, remedy=remedy),))
     walk = _Walk(file)
     data = walk.value(node, ())

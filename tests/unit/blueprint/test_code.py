@@ -321,3 +321,43 @@ def test_asking_again_costs_microseconds(tmp_path: Path) -> None:
         taken.append(time.perf_counter() - started)
     assert again is first
     assert min(taken) < 200e-6
+
+
+def aged(project: Path) -> None:
+    """Let the clock pass the ticks in which a second change could hide."""
+    for path in project.rglob("*.py"):
+        os.utime(path, (time.time() - 1000, time.time() - 1000))
+    time.sleep(0.15)
+
+
+def test_what_was_read_is_remembered_between_readers_where_the_project_has_its_folder(tmp_path: Path) -> None:
+    write(tmp_path, step="import a\n", a="x = 1\n")
+    aged(tmp_path)
+    first = CodeReader(tmp_path).reach("step")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.py", "step.py"}
+    (tmp_path / ".modelyard").mkdir()
+    assert CodeReader(tmp_path).reach("step") == first
+    kept = tmp_path / ".modelyard" / "code.json"
+    # A digest that no source has shows that the file is what answers.
+    kept.write_text(kept.read_text().replace(first.code["a"], "f" * 64))
+    assert CodeReader(tmp_path).reach("step").code == {**first.code, "a": "f" * 64}
+    write(tmp_path, a="x = 1\n")
+    assert CodeReader(tmp_path).reach("step") == first
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"format": "0", "files": {}}'])
+def test_a_damaged_or_foreign_memory_is_read_as_none(tmp_path: Path, content: bytes) -> None:
+    write(tmp_path, step="x = 1\n")
+    aged(tmp_path)
+    first = CodeReader(tmp_path).reach("step")
+    (tmp_path / ".modelyard").mkdir()
+    (tmp_path / ".modelyard" / "code.json").write_bytes(content)
+    assert CodeReader(tmp_path).reach("step") == first
+
+
+def test_a_memory_that_can_not_be_written_is_no_error(tmp_path: Path) -> None:
+    write(tmp_path, step="x = 1\n")
+    aged(tmp_path)
+    (tmp_path / ".modelyard" / "code.json").mkdir(parents=True)
+    assert set(CodeReader(tmp_path).reach("step").code) == {"step"}
+    assert [path.name for path in (tmp_path / ".modelyard").iterdir()] == ["code.json"]

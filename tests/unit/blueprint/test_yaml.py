@@ -73,7 +73,7 @@ def test_a_duplicate_key_names_the_line_of_the_first() -> None:
 @pytest.mark.parametrize("tag", ["!!python/object:os.system", "!mine", "!!binary", "!!set"])
 def test_a_foreign_tag_is_a_problem_and_nothing_is_built(tag: str) -> None:
     document = read_yaml(f"a: {tag} {{}}\n", "f")
-    assert "is not used in blueprints" in document.problems[0].what
+    assert "is not used here" in document.problems[0].what
 
 
 @pytest.mark.parametrize("key", ["1", "true", "~", "[a]", "{a: 1}"])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from modelyard.errors import RunError, WorkerLostError
 from modelyard.records import Failure
 from modelyard.serving.board import Board
 from modelyard.serving.logs import Log
@@ -30,8 +31,10 @@ from modelyard.serving.wire import (
     Loaded,
     Prepare,
     Prepared,
+    Preparing,
     Refused,
     ToSupervisor,
+    error_of,
 )
 
 __all__ = ["Pool", "WorkerHandle"]
@@ -59,21 +62,41 @@ class WorkerHandle:
         self.accepting = False
         self.lost = False
         self.holds: set[tuple[str, int]] = set()
-        self.answers: queue.SimpleQueue[Prepared | Refused | None] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[Preparing | Prepared | Refused | None] = queue.SimpleQueue()
 
-    def prepare(self, slot: str, index: int, generation: GenerationRecord, timeout: float) -> Prepared | Refused | None:
-        """Have the worker load a generation and return its answer; None where the worker died or took too long."""
+    def prepare(self, slot: str, index: int, generation: GenerationRecord, timeout: float) -> bool:
+        """Have the worker load a generation; False where the worker died before it began, so that nothing is known.
+
+        Raises:
+            WorkerLostError: It died while it loaded.
+            RunError: It took too long.
+            ModelyardError: Why it refused.
+        """
         deadline = time.monotonic() + timeout
-        if not self.channel.send(Prepare(slot, index, generation)):
-            return None
+        began = False
+        self.channel.send(Prepare(slot, index, generation))
         while True:
             try:
                 answer = self.answers.get(timeout=max(deadline - time.monotonic(), 0.0))
             except queue.Empty:
-                return None
-            # An answer to an earlier prepare that took too long is of no use any more.
-            if answer is None or (answer.slot, answer.number) == (slot, generation.number):
-                return answer
+                raise RunError(
+                    f"Worker {self.number} took over {timeout:g} s to load {generation.model} {generation.version}."
+                ) from None
+            if answer is None:
+                if not began:
+                    return False
+                raise WorkerLostError(
+                    f"Worker {self.number} died while it loaded {generation.model} {generation.version}.",
+                    remedy="The service's log may tell why; too little memory is the usual reason.",
+                )
+            if (answer.slot, answer.number) != (slot, generation.number):
+                # An answer to an earlier prepare that took too long is of no use any more.
+                continue
+            if isinstance(answer, Refused):
+                raise error_of(answer.failure)
+            if isinstance(answer, Prepared):
+                return True
+            began = True
 
 
 class Pool:
@@ -174,7 +197,7 @@ class Pool:
                         with self._board.lock:
                             worker.holds.add((frame.slot, frame.number))
                         worker.answers.put(frame)
-                    case Refused():
+                    case Preparing() | Refused():
                         worker.answers.put(frame)
         except msgspec.MsgspecError as error:
             self._log.error("worker-unintelligible", worker=worker.number, reason=str(error))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from modelyard.errors import BusyError, ModelyardError, NotFoundError, RunError, WorkerLostError
+from modelyard.errors import BusyError, ModelyardError, NotFoundError
 from modelyard.serving.board import Board
 from modelyard.serving.faults import Faults
 from modelyard.serving.logs import Log
 from modelyard.serving.pool import Pool, WorkerHandle
 from modelyard.serving.state import GenerationRecord, Page, SlotRecord
-from modelyard.serving.wire import Abort, Refused, Swapped, error_of
+from modelyard.serving.wire import Abort, Swapped
 
 __all__ = ["Fetch", "Swapper", "Verify"]
 
@@ -192,19 +192,9 @@ class Swapper:
         self._members()
         for worker in self._lacking(generation):
             index = self._board.index(generation.model)
-            answer = worker.prepare(generation.model, index, generation, self._prepare_seconds)
-            if isinstance(answer, Refused):
-                raise error_of(answer.failure)
-            if answer is None:
-                if worker.lost:
-                    raise WorkerLostError(
-                        f"Worker {worker.number} died while it loaded {generation.model} {generation.version}.",
-                        remedy="The service's log may tell why; too little memory is the usual reason.",
-                    )
-                raise RunError(
-                    f"Worker {worker.number} took over {self._prepare_seconds:g} s to load {generation.model} "
-                    f"{generation.version}."
-                )
+            if not worker.prepare(generation.model, index, generation, self._prepare_seconds):
+                # It died of something else; its replacement is asked in the next round.
+                continue
             prepared.append(worker)
             self._faults.at("worker-prepared")
 

@@ -29,6 +29,7 @@ __all__ = [
     "Loaded",
     "Prepare",
     "Prepared",
+    "Preparing",
     "Refused",
     "RollbackRequest",
     "ServiceStatus",
@@ -115,6 +116,13 @@ class Accepting(_Frame, frozen=True, tag=True):
     """From a worker: connections are being accepted."""
 
 
+class Preparing(_Frame, frozen=True, tag=True):
+    """From a worker: the load has begun; if the worker dies from now on, the package may be why."""
+
+    slot: str
+    number: int
+
+
 class Prepared(_Frame, frozen=True, tag=True):
     """From a worker: the generation can be committed."""
 
@@ -132,7 +140,7 @@ class Refused(_Frame, frozen=True, tag=True):
 
 
 ToWorker = Load | Accept | Announce | Prepare | Abort | Keep | Drain
-ToSupervisor = Loaded | Accepting | Prepared | Refused
+ToSupervisor = Loaded | Accepting | Preparing | Prepared | Refused
 
 
 class StatusRequest(_Frame, frozen=True, tag=True):

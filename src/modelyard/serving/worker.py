@@ -39,6 +39,7 @@ from modelyard.serving.wire import (
     Loaded,
     Prepare,
     Prepared,
+    Preparing,
     Refused,
     ToWorker,
     failure_of,
@@ -156,6 +157,7 @@ class Worker:
         # Linux gives each thread its own niceness; the event loop keeps its own.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         started = time.perf_counter()
+        self._channel.send(Preparing(frame.slot, record.number))
         try:
             generation = Generation(record, self._serving(record))
         except Exception as error:

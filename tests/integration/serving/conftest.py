@@ -22,8 +22,6 @@ sys.path.insert(0, str(DOUBLES))
 
 from double_loader import write_double  # noqa: E402
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(DOUBLES), "OMP_NUM_THREADS": "1"}
-
 
 @dataclass
 class Answer:
@@ -43,6 +41,8 @@ class Service:
     root: Path
     options: dict[str, Any] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    path: Path = DOUBLES
+    """What stands first on the service's import path."""
 
     @property
     def folder(self) -> Path:
@@ -73,9 +73,10 @@ class Service:
             "folder": str(self.folder), "store": str(self.root / "store"), "live": str(self.root / "live.json"),
             **self.options, **options,
         }  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": f"{self.path}:{DOUBLES}", "OMP_NUM_THREADS": "1"}
         with (self.root / "log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, str(DOUBLES / "run_double.py"), json.dumps(given)], stderr=log, env=ENVIRONMENT
+                [sys.executable, str(DOUBLES / "run_double.py"), json.dumps(given)], stderr=log, env=environment
             )
 
     def start(self, **options: Any) -> Service:
@@ -136,5 +137,13 @@ class Service:
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     service = Service(tmp_path)
+    yield service
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service for all tests of a module that change nothing in it."""
+    service = Service(tmp_path_factory.mktemp("shared"))
     yield service
     service.close()

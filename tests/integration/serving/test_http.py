@@ -12,12 +12,12 @@ from modelyard.testing.load import LoadGenerator
 PATH = "/v1/models/m/predict"
 
 
-@pytest.fixture
-def served(service):
-    service.start(limits={"body_bytes": 4000, "rows": 20, "in_flight": 3})
-    service.client.swap("m", "v1.2.3", service.package(factor=2))
-    service.all_accept()
-    return service
+@pytest.fixture(scope="module")
+def served(shared):
+    shared.start(limits={"body_bytes": 4000, "rows": 20, "in_flight": 3})
+    shared.client.swap("m", "v1.2.3", shared.package(factor=2))
+    shared.all_accept()
+    return shared
 
 
 def problem(answer, status: int, code: str) -> dict:
@@ -32,7 +32,7 @@ def problem(answer, status: int, code: str) -> dict:
     return document
 
 
-def test_rows_are_answered_by_rows_and_columns_by_columns(served):
+def test_rows_are_answered_by_rows(served):
     assert served.request("POST", PATH, '{"rows":[{"x":1},{"x":2}]}').json["rows"] == [{"value": 2.0}, {"value": 4.0}]
 
 
@@ -161,12 +161,15 @@ def test_the_models_are_listed_with_contract_version_and_generation(served):
     assert listed[0]["contract"]["outputs"] == [{"name": "value", "dtype": "float64", "shape": []}]
 
 
-def test_metrics_count_over_all_workers(served):
+def test_metrics_count_over_all_workers(service):
+    service.start()
+    service.client.swap("m", "v1.2.3", service.package(factor=2))
+    service.all_accept()
     for _ in range(20):
-        assert served.predict().status == 200
-    served.request("POST", PATH, '{"rows":[{"y":1}]}')
-    served.client.swap("m", "v2", served.package(factor=3))
-    text = served.request("GET", "/metrics").body.decode()
+        assert service.predict().status == 200
+    service.request("POST", PATH, '{"rows":[{"y":1}]}')
+    service.client.swap("m", "v2", service.package(factor=3))
+    text = service.request("GET", "/metrics").body.decode()
     assert 'modelyard_requests_total{model="m",status="200",version="v1.2.3"} 20.0' in text
     assert 'modelyard_requests_total{model="m",status="422",version="v1.2.3"} 1.0' in text
     assert 'modelyard_request_seconds_count{model="m"} 21.0' in text

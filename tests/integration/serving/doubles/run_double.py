@@ -57,7 +57,7 @@ def main() -> None:
             faults=KillAt(options["kill_at"]) if options.get("kill_at") else None,
         )  # fmt: skip
     except ModelyardError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.exit(error.exit_code)
 
 

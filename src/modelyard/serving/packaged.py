@@ -1,0 +1,46 @@
+"""Serves packages: verify the manifest, load the ONNX model, warm it up and compare it with its golden samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modelyard.packages.codecs import csv
+from modelyard.packages.codecs import json as json_codec
+from modelyard.packages.contract import Contract
+from modelyard.packages.package import Package
+from modelyard.serving.loading import CSV, JSON, JSON_COLUMNS, Served
+
+__all__ = ["load", "verify"]
+
+
+def verify(folder: Path) -> Contract:
+    """Check a package's files against its manifest and return its contract.
+
+    Raises:
+        IntegrityError: A file is missing, added or changed; it names the file.
+    """
+    return Package.open(folder).contract
+
+
+def load(folder: Path) -> Served:
+    """Return a package as something that answers; its golden samples are predicted and compared first.
+
+    Raises:
+        IntegrityError: A file was changed, the model can't be trusted, or its answers are not those of its samples.
+        NotFoundError: The package has no ONNX model.
+    """
+    package = Package.open(folder)
+    model = package.predictor("onnx")
+    package.check_golden(model)
+    contract = package.contract
+    decoder = json_codec.JsonCodec(contract)
+    return Served(
+        contract=contract,
+        predict=model.predict,
+        decoders={JSON: decoder.decode, CSV: lambda body: csv.decode(contract, body)},
+        encoders={
+            JSON: lambda outputs: b'{"rows":' + json_codec.encode(outputs) + b"}",
+            JSON_COLUMNS: lambda outputs: b'{"columns":' + json_codec.encode(outputs, "columns") + b"}",
+            CSV: csv.encode,
+        },
+    )

@@ -345,20 +345,20 @@ def clone_file(source: Path, target: Path, mode: int) -> None:
 
 
 def _clone(source: int, target: int) -> None:
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-    except OSError:
+    with contextlib.suppress(OSError):
         # Not every file system shares blocks, and none does across devices.
-        try:
-            while os.copy_file_range(source, target, _COPY_CHUNK):
-                pass
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-            os.lseek(source, 0, os.SEEK_SET)
-            os.lseek(target, 0, os.SEEK_SET)
-            while data := os.read(source, 8 << 20):
-                os.write(target, data)
+        fcntl.ioctl(target, _FICLONE, source)
+        return
+    with contextlib.suppress(OSError):
+        while os.copy_file_range(source, target, _COPY_CHUNK):
+            pass
+    # Some pairs of file systems refuse, and some stop early without an error where the disk is full: what is left is
+    # copied by hand, which does tell.
+    os.lseek(source, os.lseek(target, 0, os.SEEK_CUR), os.SEEK_SET)
+    while data := os.read(source, 8 << 20):
+        view = memoryview(data)
+        while view:
+            view = view[os.write(target, view) :]
 
 
 def _moved(built: Path, home: Path) -> bool:

@@ -45,7 +45,16 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
     if array.dtype.hasobject:
         raise InputError("An array of Python objects can't be saved.", remedy="Give every element one type.")
     with path.open("xb") as file:
-        np.save(file, array, allow_pickle=False)
+        if array.dtype.names is not None:
+            np.save(file, array, allow_pickle=False)
+            return
+        # Not np.save: on a full disk it says how many items were written, and not that the disk is full.
+        if not (array.flags.c_contiguous or array.flags.f_contiguous):
+            array = np.ascontiguousarray(array)
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        flat = array.reshape(-1) if array.flags.c_contiguous else array.T.reshape(-1)
+        if flat.nbytes:
+            file.write(flat.view(np.uint8).data)
 
 
 def load_array(path: Path) -> NDArray[Any]:

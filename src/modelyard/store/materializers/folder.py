@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from modelyard.errors import NotFoundError
+from modelyard.store.folders import clone_file
+from modelyard.store.tree import scan
 
 __all__ = ["FolderMaterializer"]
 
@@ -26,16 +27,22 @@ class FolderMaterializer:
 
         Raises:
             NotFoundError: Nothing lies at the path.
+            InputError: The folder holds a link to a folder, a pipe, or the like.
         """
         if value.is_dir():
-            shutil.copytree(value, folder / "folder", symlinks=False)
-            files = [path for path in (folder / "folder").rglob("*") if path.is_file()]
-            return {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
+            files, empty = scan(value)
+            target = folder / "folder"
+            for part in {"", *(found.path.rpartition("/")[0] for found in files), *empty}:
+                (target / part).mkdir(parents=True, exist_ok=True)
+            for found in files:
+                clone_file(value / found.path, target / found.path, 0o755 if found.executable else 0o644)
+            return {"files": len(files), "bytes": sum(found.stamp.size for found in files)}
         if not value.is_file():
             raise NotFoundError("There is no such file or folder.", where=str(value), remedy="Write it first.")
         (folder / "file").mkdir()
-        shutil.copy(value, folder / "file" / value.name)
-        return {"file": value.name, "bytes": value.stat().st_size}
+        stat = value.stat()
+        clone_file(value, folder / "file" / value.name, 0o755 if stat.st_mode & 0o100 else 0o644)
+        return {"file": value.name, "bytes": stat.st_size}
 
     def load(self, folder: Path) -> Path:
         """Return the path of the folder, or of the file under its own name."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 __all__ = ["SafetensorsMaterializer"]
@@ -40,7 +41,14 @@ class SafetensorsMaterializer:
             name: np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape)
             for name, array in value.items()
         }
-        save_file(arrays, str(folder / _FILE))
+        try:
+            save_file(arrays, str(folder / _FILE))
+        except SafetensorError as error:
+            # The library tells the operating system's error in words alone.
+            found = re.search(r"os error (\d+)", str(error))
+            if found is None:
+                raise
+            raise OSError(int(found[1]), str(error), str(folder / _FILE)) from error
         return {"tensors": len(arrays), "parameters": sum(int(array.size) for array in arrays.values())}
 
     def load(self, folder: Path) -> dict[str, NDArray[Any]]:

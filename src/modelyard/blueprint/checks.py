@@ -99,14 +99,14 @@ def _unique(data: Mapping[str, Any], path: tuple[str, ...], key: str) -> Iterato
 
 def _references(steps: list[tuple[int, Mapping[str, Any]]]) -> Iterator[Issue]:
     """Yield every reference to a step that does not exist, or to the step itself."""
-    ids = _ids(steps)
+    ids = dict.fromkeys(_ids(steps))
     for index, step in steps:
         for path, name in _referred(index, step):
+            if name in ids and name != step.get("id"):
+                continue
             others = [other for other in ids if other != step.get("id")]
-            if name == step.get("id"):
-                yield Issue(path, f"{name} can't refer to itself.", did_you_mean(name, others, "The other steps are"))
-            elif name not in ids:
-                yield Issue(path, f"there is no step {name}.", did_you_mean(name, others, "The other steps are"))
+            what = f"{name} can't refer to itself." if name in ids else f"there is no step {name}."
+            yield Issue(path, what, did_you_mean(name, others, "The other steps are"))
         for port, source in _inputs(step):
             if source.count(".") != 1 or source.startswith(".") or source.endswith("."):
                 remedy = "Write <step>.<output>, such as data.train."

@@ -65,12 +65,13 @@ class CodeReader:
             InputError: A module of the project is no Python; `where` has file and line.
             StorageError: A file can't be read.
         """
-        known = self._reached.get(module)
-        if known is not None and all(stamp is not None and stamp == stamp_of(path) for path, stamp in known[0].items()):
-            return known[1]
-        walk = _Reading(self)
-        result = walk.run(module)
-        self._reached[module] = (walk.watched, result)
+        result = self._reach(module)
+        if not result.code and not result.distributions and self._locator.find(module) is None:
+            raise NotFoundError(
+                f"There is no module {module}.",
+                where=self._locator.project,
+                remedy="Modules are looked up from the project folder; write <module>:<function>.",
+            )
         return result
 
     def reach_task(self, task: Task) -> Reach:
@@ -78,9 +79,17 @@ class CodeReader:
         result = self.reach(task.call.partition(":")[0])
         estimator = task.parameters.get("estimator") if task.kind == "trainer" else None
         if isinstance(estimator, str) and "." in estimator:
-            walk = _Reading(self)
-            more = walk.run(estimator.rpartition(".")[0], must_exist=False)
+            more = self._reach(estimator.rpartition(".")[0])
             return Reach(result.code | more.code, result.distributions | more.distributions)
+        return result
+
+    def _reach(self, module: str) -> Reach:
+        known = self._reached.get(module)
+        if known is not None and all(stamp is not None and stamp == stamp_of(path) for path, stamp in known[0].items()):
+            return known[1]
+        walk = _Reading(self)
+        result = walk.run(module)
+        self._reached[module] = (walk.watched, result)
         return result
 
     @property
@@ -106,7 +115,7 @@ class _Reading:
         self._now = time.time_ns()
         self._known: dict[str, Lookup] = {}
 
-    def run(self, module: str, *, must_exist: bool = True) -> Reach:
+    def run(self, module: str) -> Reach:
         for place in (self.reader.locator.project, *sys.path):
             if os.path.isdir(place):  # noqa: PTH112
                 self.watch(place)
@@ -117,12 +126,6 @@ class _Reading:
                 if prefix not in self.seen:
                     self.seen.add(prefix)
                     queue.extend(self.visit(prefix))
-        if must_exist and not self.code and not self.distributions and self.find(module) is None:
-            raise NotFoundError(
-                f"There is no module {module}.",
-                where=self.reader.locator.project,
-                remedy="Modules are looked up from the project folder; write <module>:<function>.",
-            )
         self.reader.facts.save()
         return Reach(dict(sorted(self.code.items())), dict(sorted(self.distributions.items())))
 

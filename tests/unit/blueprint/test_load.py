@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from modelyard.blueprint.checks import check_meaning
 from modelyard.blueprint.digest import blueprint_digest
 from modelyard.blueprint.load import load_blueprint, loads_blueprint
+from modelyard.blueprint.yaml import read_yaml
 from modelyard.errors import BlueprintError, NotFoundError
 
 DIGITS = """\
@@ -331,6 +337,34 @@ def test_outputs_belong_to_python_and_command_steps() -> None:
     assert "pipeline.steps[2].outputs: a trainer has outputs of its own. Remove the key." in problem
     (problem,) = problems(with_steps("- {id: a, kind: command, run: ls, outputs: [x, x]}"))
     assert "pipeline.steps[0].outputs[1]: x stands here twice." in problem
+
+
+PIECES = (
+    *("- ", ": ", "{", "}", "[", "]", "~", "5", "1e400", "'", "&a ", "*a", "<<: ", "? ", "!!int ", "# ", "\t", "\n"),
+    *('"\\ud800"', '"\\0"', "\n    ", "é", "null", "true", "kind", "needs", "steps", "id: ", "train", "data.train"),
+)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(DIGITS)), st.integers(0, 12), st.sampled_from(PIECES)), min_size=1, max_size=4
+    )
+)
+@settings(max_examples=150, deadline=None)
+def test_any_edit_of_a_blueprint_loads_or_is_told_with_its_line(edits: list[tuple[int, int, str]]) -> None:
+    text = DIGITS
+    for place, removed, added in edits:
+        text = text[:place] + added + text[place + removed :]
+    for problem in problems(text):
+        assert re.match(r"blueprint\.yaml(:\d+(:\d+)?)?: ", problem)
+
+
+def test_a_thousand_steps_are_checked_in_a_blink() -> None:
+    many = "\n".join(f"- {{id: s{index}, kind: command, run: ls, needs: [s0]}}" for index in range(1, 1000))
+    data = read_yaml(with_steps(f"- {{id: s0, kind: command, run: ls}}\n{many}"), "f").data
+    started = time.perf_counter()
+    assert check_meaning(data) == []
+    assert time.perf_counter() - started < 1
 
 
 # Overrides

@@ -16,7 +16,7 @@ from modelyard.contracts import Listener
 from modelyard.files import storage_errors
 from modelyard.records import Event, EventKind, TaskCall
 
-__all__ = ["Capture", "Lines", "TaskLog"]
+__all__ = ["Capture", "Lines", "TaskLog", "note_placement"]
 
 LONGEST_LINE = 64 * 1024
 """Bytes after which a line without an end is cut: a step that prints one endless line must not fill the memory."""
@@ -84,6 +84,14 @@ class TaskLog:
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+
+
+def note_placement(call: TaskCall, emit: Listener, executor: str) -> None:
+    """Say in a task's log, once, that an executor on one machine can't heed the node that the task asks for."""
+    if call.target_label is not None and call.attempt == 1:
+        log = TaskLog(call, emit)
+        log.line(f"The target_label {call.target_label} is ignored: {executor} runs every step on this machine.", "log")
+        log.close()
 
 
 class _Stream(io.RawIOBase):

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from modelyard.contracts import Listener
+from modelyard.engines.capture import note_placement
 from modelyard.engines.loading import StepLoader
 from modelyard.engines.task import Workbench, execute
 from modelyard.errors import ModelyardError, StepTimeoutError
@@ -61,6 +62,7 @@ class InlineExecutor:
         future: Future[TaskResult] = Future()
         result: TaskResult | None = None
         try:
+            note_placement(call, emit, self.name)
             store = self._stores.get(call.store) or Store.open(call.store)
             self._stores[call.store] = store
             with self._interrupts.during(call):

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from modelyard.contracts import Listener
 from modelyard.engines import guardian
-from modelyard.engines.capture import Lines, TaskLog
+from modelyard.engines.capture import Lines, TaskLog, note_placement
 from modelyard.engines.frames import Channel, Done, Ready, Run, Told
 from modelyard.engines.inline import timed_out
 from modelyard.engines.task import workdir_of
@@ -95,7 +95,11 @@ class ProcessExecutor:
         Args:
             call: What to run.
             emit: Is told of events, in a thread of the executor.
+
+        Raises:
+            StorageError: The task's log can't be written.
         """
+        note_placement(call, emit, self.name)
         job = _Job(call, emit)
         with self._lock:
             if self._closed:

@@ -86,7 +86,9 @@ class _SharedPage(Collector):
         swaps = CounterMetricFamily("modelyard_swaps", "Swaps committed.", labels=("model",))
         failed = CounterMetricFamily("modelyard_swaps_failed", "Swaps refused.", labels=("model",))
         rollbacks = CounterMetricFamily("modelyard_rollbacks", "Rollbacks committed.", labels=("model",))
-        prepare = GaugeMetricFamily("modelyard_prepare_seconds", "Last prepare, all workers.", labels=("model",))
+        prepare = GaugeMetricFamily(
+            "modelyard_prepare_seconds", "Last prepare over all workers; 0 for a rollback.", labels=("model",)
+        )
         commit = GaugeMetricFamily("modelyard_commit_seconds", "Last commit.", labels=("model",))
         for name, slot in list(self._slots.items()):
             words = page.words[slot.word : slot.word + page.SLOT_WORDS]

@@ -150,7 +150,12 @@ class Pool:
         for number, due in list(self._due.items()):
             if due <= now and not self._draining:
                 del self._due[number]
-                self._start(number)
+                try:
+                    self._start(number)
+                except OSError as error:
+                    # No memory or no process to be had at this moment; the other workers go on.
+                    self._log.error("worker-not-started", worker=number, reason=str(error))
+                    self._due[number] = time.monotonic() + 1.0
         return max(min(self._due.values()) - now, 0.0) if self._due else None
 
     def _start(self, number: int) -> None:

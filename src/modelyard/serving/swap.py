@@ -222,11 +222,11 @@ class Swapper:
         self._log.info("swap-aborted", model=generation.model, generation=generation.number, prepared=len(prepared))
 
     def _report(self, record: SlotRecord, preparing: float, committing: float) -> None:
+        """Count and log a commit; a rollback's prepare is 0."""
         current = record.current
         self._board.count(current.model, Page.SWAPS)
         self._board.measure(current.model, Page.COMMIT_NS, committing)
-        if preparing:
-            self._board.measure(current.model, Page.PREPARE_NS, preparing)
+        self._board.measure(current.model, Page.PREPARE_NS, preparing)
         self._log.info(
             "swapped", model=current.model, version=current.version, package=current.package,
             generation=current.number, prepare_seconds=preparing, commit_seconds=committing,

@@ -43,10 +43,12 @@ def test_connections_that_wait_while_a_worker_dies_are_answered_by_another(servi
 
 def test_a_worker_that_starts_while_a_swap_goes_on_never_answers_with_an_older_generation(service):
     service.start()
-    service.client.swap("m", "v1", service.package(factor=2, load_seconds=0.1))
+    service.client.swap("m", "v1", service.package(factor=2, load_seconds=1.2))
     workers = service.all_accept()
     os.kill(workers[0], signal.SIGKILL)
-    acknowledged = service.client.swap("m", "v2", service.package(factor=3, load_seconds=0.1)).generation
+    # The replacement is told of v1 and still loads it when v2 is committed.
+    acknowledged = service.client.swap("m", "v2", service.package(factor=3, load_seconds=0.8)).generation
+    assert len(service.client.status().workers) == 1
     with service.load({"v2": 3}, rate=300, fresh=True) as load:
         service.all_accept()
         load.wait_for(60)

@@ -176,6 +176,10 @@ def test_metrics_count_over_all_workers(service):
     assert 'modelyard_generation{model="m"} 2.0' in text
     assert 'modelyard_swaps_total{model="m"} 2.0' in text
     assert 'modelyard_swaps_failed_total{model="m"} 0.0' in text
+    service.client.rollback("m")
+    text = service.request("GET", "/metrics").body.decode()
+    assert 'modelyard_prepare_seconds{model="m"} 0.0' in text
+    assert 'modelyard_rollbacks_total{model="m"} 1.0' in text
 
 
 def test_a_failure_inside_the_model_is_500_and_tells_no_particulars(service):

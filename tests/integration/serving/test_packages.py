@@ -65,7 +65,7 @@ def test_json_by_rows_and_by_columns_and_csv_give_the_same_answer(served):
         (b"[[[", 422, "row 0"),
         (b"rows", 400, None),
         (b'{"rows":[{"x":1}]', 400, None),
-        (b'\xff', 400, None),
+        (b"\xff", 400, None),
         (b"", 422, None),
     ],
 )

@@ -83,8 +83,9 @@ def _paragraphs(concept: type[BaseModel]) -> str:
 def _connections(kind: str) -> str:
     if kind == "python":
         return (
-            "Inputs: the function's parameters that are not in `parameters`. Outputs: `outputs`, or `result`; the\n"
-            "function returns a mapping of them, or the value itself where there is one output.\n"
+            "Inputs: the function's parameters that are not in `parameters`. Outputs: `outputs`; left out, `result`,\n"
+            "or none where the function's hint is `-> None`. The function returns a mapping of them, a tuple in\n"
+            "their order, or the value itself where there is one.\n"
         )
     if kind == "command":
         return "Inputs: those named in `inputs`. Outputs: those named in `outputs`, each a folder.\n"

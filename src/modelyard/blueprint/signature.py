@@ -25,7 +25,10 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A function's parameters, whether it takes any other by keyword, and the type its hint promises."""
+    """A function's parameters, whether it takes any other by keyword, and the type its hint promises.
+
+    A hint of None is the type `none`: such a function gives nothing.
+    """
 
     parameters: tuple[Parameter, ...]
     open: bool
@@ -104,6 +107,8 @@ def _signature(node: ast.FunctionDef) -> Signature:
 
 
 def _type(hint: ast.expr | None) -> str:
+    if isinstance(hint, ast.Constant) and hint.value in (None, "None"):
+        return "none"
     if isinstance(hint, ast.Constant) and isinstance(hint.value, str):
         return _TYPES.get(hint.value.rpartition(".")[2], "any")
     if isinstance(hint, ast.Attribute):

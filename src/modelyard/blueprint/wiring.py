@@ -243,9 +243,11 @@ def _fits(given: str, wanted: str) -> bool:
 
 def _types(step: _Step, signature: Signature | None) -> Mapping[str, str]:
     if step["kind"] == "python":
-        outputs = step["outputs"] or ("result",)
+        if step["outputs"] is None and signature is not None and signature.returns == "none":
+            return {}
+        outputs = ("result",) if step["outputs"] is None else step["outputs"]
         kind = signature.returns if signature is not None and len(outputs) == 1 else "any"
-        return dict.fromkeys(outputs, kind)
+        return dict.fromkeys(outputs, "any" if kind == "none" else kind)
     if step["kind"] == "command":
         return dict.fromkeys(step["outputs"] or (), "folder")
     return KINDS[step["kind"]].outputs

@@ -226,6 +226,12 @@ def test_a_function_without_outputs_gives_result(tmp_path: Path) -> None:
     assert made["own"].types == {"result": "any"}
 
 
+@pytest.mark.parametrize("hint", ["None", "'None'"])
+def test_a_function_that_promises_nothing_has_no_outputs(tmp_path: Path, hint: str) -> None:
+    made = own(tmp_path, f"def f() -> {hint}: ...\n", "- {id: own, kind: python, function: 'own:f'}")
+    assert made["own"].types == {}
+
+
 def test_a_promised_dataset_fits_no_model_port(tmp_path: Path) -> None:
     source = "from modelyard.data import Dataset\ndef f() -> Dataset: ...\n"
     step = "- {id: own, kind: python, function: 'own:f', outputs: [train]}"

@@ -93,7 +93,8 @@ class TagHeader(msgspec.Struct, frozen=True):
     fault: str = ""
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="action"):
+# Nothing here can be part of a cycle, so the garbage collector need not look at ten thousands of them (`gc=False`).
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="action"):
     """Base of every event: the header's fields, what the name says, and what every message carries.
 
     Args:
@@ -129,7 +130,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="action"):
     stage: ClassVar[str] = ""
 
 
-class Registered(Event, frozen=True, kw_only=True, tag="register"):
+class Registered(Event, frozen=True, kw_only=True, gc=False, tag="register"):
     """A package was submitted as a version.
 
     Args:
@@ -151,29 +152,29 @@ class Registered(Event, frozen=True, kw_only=True, tag="register"):
     environment: dict[str, str] = {}
 
 
-class Approved(Event, frozen=True, kw_only=True, tag="approve"):
+class Approved(Event, frozen=True, kw_only=True, gc=False, tag="approve"):
     """Somebody approved a version."""
 
     stage: ClassVar[str] = APPROVED
 
 
-class Rejected(Event, frozen=True, kw_only=True, tag="reject"):
+class Rejected(Event, frozen=True, kw_only=True, gc=False, tag="reject"):
     """Somebody rejected a version, for good."""
 
     stage: ClassVar[str] = REJECTED
 
 
-class _InEnvironment(Event, frozen=True, kw_only=True):
+class _InEnvironment(Event, frozen=True, kw_only=True, gc=False):
     """Base of the events of an environment."""
 
     environment: str
 
 
-class Released(_InEnvironment, frozen=True, kw_only=True, tag="release"):
+class Released(_InEnvironment, frozen=True, kw_only=True, gc=False, tag="release"):
     """A version was put live in an environment."""
 
 
-class RolledBack(_InEnvironment, frozen=True, kw_only=True, tag="rollback"):
+class RolledBack(_InEnvironment, frozen=True, kw_only=True, gc=False, tag="rollback"):
     """An earlier version was put live again, and the environment held.
 
     Args:
@@ -183,7 +184,7 @@ class RolledBack(_InEnvironment, frozen=True, kw_only=True, tag="rollback"):
     replaces: str
 
 
-class HoldLifted(_InEnvironment, frozen=True, kw_only=True, tag="lift"):
+class HoldLifted(_InEnvironment, frozen=True, kw_only=True, gc=False, tag="lift"):
     """An environment takes releases again; `version` is the one that stays live."""
 
 

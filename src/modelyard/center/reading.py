@@ -56,12 +56,26 @@ class _Remembered(msgspec.Struct, array_like=True):
         people: Those of that blob.
     """
 
-    format: int
-    listing: str
-    lines: list[bytes]
-    events: list[AnyEvent]
-    people_id: str
-    people: People
+    format: int = CACHE_FORMAT
+    listing: str = ""
+    lines: list[bytes] = []
+    events: list[AnyEvent] = []
+    people_id: str = ""
+    people: People = People()
+
+
+class _Blob(msgspec.Struct, array_like=True):
+    """`_Remembered` as bytes: versions of a project share their environments, which are most of their size.
+
+    Args:
+        known: With the environments taken out.
+        environments: Each different one once.
+        places: For each registration, in order, which of them is its own.
+    """
+
+    known: _Remembered
+    environments: list[dict[str, str]]
+    places: list[int]
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -107,7 +121,7 @@ class Reader:
         self._cache = cache
         self._key = str(repository.git_folder)
         self._verifier = Verifier()
-        self._known = _Remembered(CACHE_FORMAT, "", [], [], "", People())
+        self._known = _Remembered()
         self._asked_cache = cache is None
         self._last: tuple[tuple[str, str], Snapshot] | None = None
 
@@ -132,7 +146,7 @@ class Reader:
             known.lines, known.events = self._events(listing, dict(zip(known.lines, known.events, strict=True)))
             known.listing, changed = digest, True
         if changed and self._cache is not None:
-            self._cache.remember(CACHE_KIND, self._key, msgspec.msgpack.encode(known))
+            self._cache.remember(CACHE_KIND, self._key, _pack(known))
         registry = fold(known.events, self._policy, known.people)
         snapshot = Snapshot(registry, known.people, people_file is not None, known.events)
         self._last = ((digest, people_id), snapshot)
@@ -144,11 +158,9 @@ class Reader:
         self._asked_cache = True
         blob = self._cache.recall(CACHE_KIND, self._key)
         try:
-            known = msgspec.msgpack.decode(blob, type=_Remembered) if blob else self._known
-        except msgspec.MsgspecError:
+            self._known = _unpack(blob) if blob else self._known
+        except (msgspec.MsgspecError, ValueError):
             return  # written by another version, or damaged: it is only a cache
-        if known.format == CACHE_FORMAT and len(known.lines) == len(known.events):
-            self._known = known
 
     def _events(self, listing: bytes, known: dict[bytes, AnyEvent]) -> tuple[list[bytes], list[AnyEvent]]:
         lines: list[bytes] = []
@@ -176,3 +188,37 @@ class Reader:
         for (place, _), event in zip(names, fresh, strict=True):
             events[place] = event
         return lines, [event for event in events if event is not None]
+
+
+def _pack(known: _Remembered) -> bytes:
+    environments: list[dict[str, str]] = []
+    indices: dict[bytes, int] = {}
+    events: list[AnyEvent] = []
+    places: list[int] = []
+    for event in known.events:
+        if isinstance(event, Registered):
+            key = msgspec.msgpack.encode(event.environment)
+            if key not in indices:
+                indices[key] = len(environments)
+                environments.append(event.environment)
+            places.append(indices[key])
+            event = msgspec.structs.replace(event, environment={})
+        events.append(event)
+    return msgspec.msgpack.encode(_Blob(msgspec.structs.replace(known, events=events), environments, places))
+
+
+def _unpack(data: bytes) -> _Remembered:
+    blob = msgspec.msgpack.decode(data, type=_Blob)
+    known = blob.known
+    registered = sum(isinstance(event, Registered) for event in known.events)
+    fits = len(known.lines) == len(known.events) and registered == len(blob.places)
+    if known.format != CACHE_FORMAT or not fits or max(blob.places, default=-1) >= len(blob.environments):
+        raise ValueError("of another format")
+    places = iter(blob.places)
+    known.events = [
+        msgspec.structs.replace(event, environment=blob.environments[next(places)])
+        if isinstance(event, Registered)
+        else event
+        for event in known.events
+    ]
+    return known

@@ -23,7 +23,7 @@ class State(enum.StrEnum):
     REJECTED = "rejected"
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """One approval or rejection.
 
     Args:
@@ -39,7 +39,7 @@ class Decision(msgspec.Struct, frozen=True):
     tag: str
 
 
-class VersionState(msgspec.Struct, frozen=True, kw_only=True):
+class VersionState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One version of a model.
 
     Args:
@@ -105,7 +105,7 @@ class VersionState(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.model} v{self.version}: {self.state}"
 
 
-class Live(msgspec.Struct, frozen=True):
+class Live(msgspec.Struct, frozen=True, gc=False):
     """What runs in an environment.
 
     Args:
@@ -127,7 +127,7 @@ class Live(msgspec.Struct, frozen=True):
     since: int
 
 
-class Hold(msgspec.Struct, frozen=True):
+class Hold(msgspec.Struct, frozen=True, gc=False):
     """Why an environment takes no release.
 
     Args:
@@ -145,7 +145,7 @@ class Hold(msgspec.Struct, frozen=True):
     time: int
 
 
-class Ignored(msgspec.Struct, frozen=True):
+class Ignored(msgspec.Struct, frozen=True, gc=False):
     """A tag that does not count: forged, unsigned, by somebody without the role, or out of order.
 
     Args:

@@ -47,7 +47,7 @@ class Refusal:
 
 def may_submit(person: Person) -> Refusal | None:
     """Say why a person may not submit a version, or None."""
-    return _lacks_role(person, SUBMITTERS, "submit a version")
+    return None if _has_role(person, SUBMITTERS) else _lacks_role(person, SUBMITTERS, "submit a version")
 
 
 def may_approve(version: VersionState, person: Person, policy: Policy) -> Refusal | None:
@@ -55,8 +55,8 @@ def may_approve(version: VersionState, person: Person, policy: Policy) -> Refusa
 
     An approved version takes more approvals, so that it stays approved when one approver leaves.
     """
-    if refusal := _lacks_role(person, policy.roles, f"approve v{version.version}"):
-        return refusal
+    if not _has_role(person, policy.roles):
+        return _lacks_role(person, policy.roles, f"approve v{version.version}")
     if version.state is State.REJECTED:
         return Refusal(f"v{version.version} was rejected, and that is final.", "Submit it again as a new version.")
     if _same(version.submitter, person.email):
@@ -73,8 +73,8 @@ def may_approve(version: VersionState, person: Person, policy: Policy) -> Refusa
 
 def may_reject(version: VersionState, person: Person, policy: Policy) -> Refusal | None:
     """Say why a person may not reject a version, or None."""
-    if refusal := _lacks_role(person, policy.roles, f"reject v{version.version}"):
-        return refusal
+    if not _has_role(person, policy.roles):
+        return _lacks_role(person, policy.roles, f"reject v{version.version}")
     if version.state is State.REJECTED:
         return Refusal(f"v{version.version} was rejected already.", "There is nothing left to do.")
     if version.state is State.APPROVED:
@@ -86,7 +86,7 @@ def may_release(
     model: Model, version: VersionState, environment: str, person: Person, policy: Policy
 ) -> Refusal | None:
     """Say why a person may not put a version live in an environment, or None."""
-    if refusal := _outside(environment, person, policy, f"release v{version.version} to {environment}"):
+    if refusal := _outside(environment, person, policy, "release to"):
         return refusal
     if version.state is not State.APPROVED:
         return _unapproved(version, policy)
@@ -112,7 +112,7 @@ def may_roll_back(
     model: Model, version: VersionState, environment: str, person: Person, policy: Policy
 ) -> Refusal | None:
     """Say why a person may not put an earlier version live again, or None. A held environment can go further back."""
-    if refusal := _outside(environment, person, policy, f"roll {environment} back"):
+    if refusal := _outside(environment, person, policy, "roll back"):
         return refusal
     earlier = model.trails.get(environment, ())[:-1]
     if version.version not in earlier:
@@ -130,7 +130,7 @@ def may_roll_back(
 
 def may_lift(model: Model, version: VersionState, environment: str, person: Person, policy: Policy) -> Refusal | None:
     """Say why a person may not lift the hold on an environment, or None; `version` is the one that stays live."""
-    if refusal := _outside(environment, person, policy, f"lift the hold on {environment}"):
+    if refusal := _outside(environment, person, policy, "lift the hold on"):
         return refusal
     if environment not in model.holds:
         return Refusal(f"{environment} is not held.", "There is nothing to lift.")
@@ -243,15 +243,13 @@ class _Draft:
             self.versions[event.version] = VersionState(registration=event, state=state)
             return
         version = self.versions[event.version]
-        if isinstance(event, Approved | Rejected):
-            decision = Decision(event.actor, event.reason, event.time, event.tag)
-            if isinstance(event, Rejected):
-                changed = msgspec.structs.replace(version, state=State.REJECTED, rejections=(decision,))
-            else:
-                approvals = (*version.approvals, decision)
-                state = State.APPROVED if len(approvals) >= policy.approvals else version.state
-                changed = msgspec.structs.replace(version, state=state, approvals=approvals)
-            self.versions[event.version] = changed
+        if isinstance(event, Approved):
+            approvals = (*version.approvals, _decision(event))
+            state = State.APPROVED if len(approvals) >= policy.approvals else version.state
+            self.versions[event.version] = msgspec.structs.replace(version, state=state, approvals=approvals)
+        elif isinstance(event, Rejected):
+            rejections = (_decision(event),)
+            self.versions[event.version] = msgspec.structs.replace(version, state=State.REJECTED, rejections=rejections)
         elif isinstance(event, HoldLifted):
             del self.holds[event.environment]
         elif isinstance(event, Released):
@@ -302,7 +300,7 @@ def fold(events: Iterable[Event | Unreadable], policy: Policies, people: People)
     for name in sorted(by_model):
         draft, rules, accepted = _Draft(name), policy_for(name, policy), []
         view = draft.view()
-        for event in sorted(by_model[name], key=_turn):
+        for event in _in_turn(by_model[name]):
             if refusal := judge(event, view, people, rules, keys):
                 problems.append(Ignored(event.tag, name, refusal.what, refusal.remedy))
             else:
@@ -312,6 +310,10 @@ def fold(events: Iterable[Event | Unreadable], policy: Policies, people: People)
             models[name] = draft.view(tuple(accepted))
             problems += _gaps(name, numbers[name])
     return Registry(models, tuple(sorted(problems, key=lambda problem: problem.tag)))
+
+
+def _decision(event: Event) -> Decision:
+    return Decision(event.actor, event.reason, event.time, event.tag)
 
 
 def _gaps(model: str, numbers: set[int]) -> list[Ignored]:
@@ -326,19 +328,22 @@ def _gaps(model: str, numbers: set[int]) -> list[Ignored]:
     return gaps
 
 
-def _turn(event: Event) -> tuple[int, object, int, str, str]:
-    if isinstance(event, Registered):
-        return (0, order(event.version), 0, event.tag, event.id)
-    rank = 0 if isinstance(event, Rejected) else 1 if isinstance(event, Approved) else 2
-    return (1, event.number, rank, event.tag, event.id)
+_RANK = {Rejected: 0, Approved: 1}
+
+
+def _in_turn(events: list[Event]) -> list[Event]:
+    first = [event for event in events if isinstance(event, Registered)]
+    first.sort(key=lambda event: (order(event.version), event.tag, event.id))
+    rest = [event for event in events if not isinstance(event, Registered)]
+    rest.sort(key=lambda event: (event.number, _RANK.get(type(event), 2), event.tag, event.id))
+    return first + rest
 
 
 def _outside(environment: str, person: Person, policy: Policy, deed: str) -> Refusal | None:
-    if environment not in policy.environments:
-        return Refusal(
-            f"The policy has no environment {environment!r}.", f"There are {', '.join(policy.environments)}."
-        )
-    return _lacks_role(person, policy.roles, deed)
+    if environment in policy.environments:
+        return None if _has_role(person, policy.roles) else _lacks_role(person, policy.roles, f"{deed} {environment}")
+    known = f"There are {', '.join(policy.environments)}."
+    return Refusal(f"The policy has no environment {environment!r}.", known)
 
 
 def _unapproved(version: VersionState, policy: Policy) -> Refusal:
@@ -353,9 +358,11 @@ def _unapproved(version: VersionState, policy: Policy) -> Refusal:
     )
 
 
-def _lacks_role(person: Person, roles: tuple[str, ...], deed: str) -> Refusal | None:
-    if any(role in roles for role in person.roles):
-        return None
+def _has_role(person: Person, roles: tuple[str, ...]) -> bool:
+    return not frozenset(roles).isdisjoint(person.roles)
+
+
+def _lacks_role(person: Person, roles: tuple[str, ...], deed: str) -> Refusal:
     has = f"has the role {' and '.join(person.roles)}" if person.roles else "has no role"
     return Refusal(
         f"{person.email} {has} and may not {deed}: that takes {_any(roles)}.",
@@ -368,4 +375,4 @@ def _any(roles: tuple[str, ...]) -> str:
 
 
 def _same(email: str, other: str) -> bool:
-    return email.casefold() == other.casefold()
+    return email == other or email.casefold() == other.casefold()

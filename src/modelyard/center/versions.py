@@ -27,12 +27,15 @@ def order(version: str) -> Order:
     Args:
         version: A version that matches `VERSION`.
     """
+    if "-" not in version and "+" not in version:
+        major, minor, patch = version.split(".")
+        return (int(major), int(minor), int(patch), True, (), "")
     core, _, build = version.partition("+")
     numbers, _, pre = core.partition("-")
-    major, minor, patch = (int(part) for part in numbers.split("."))
+    major, minor, patch = numbers.split(".")
     # A number sorts before a word, and a version with a pre-release before the one without.
     parts = tuple((not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in pre.split("."))
-    return (major, minor, patch, not pre, parts if pre else (), build)
+    return (int(major), int(minor), int(patch), not pre, parts if pre else (), build)
 
 
 def next_minor_or_major(previous: str | None, *, major: bool) -> str:

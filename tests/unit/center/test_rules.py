@@ -200,7 +200,7 @@ def test_only_managers_release_roll_back_and_lift() -> None:
     story = Story().submit().approve().release(who="ann")
     assert story.live() is None
     assert "may not release" in story.refused()
-    assert "may not roll dev back" in live_story().roll_back("1.0.0", "1.1.0", who="ann").refused()
+    assert "may not roll back dev" in live_story().roll_back("1.0.0", "1.1.0", who="ann").refused()
     assert "may not lift" in live_story().roll_back("1.0.0", "1.1.0").lift("1.0.0", who="dev").refused()
 
 

@@ -26,7 +26,7 @@ def process_identity(pid: int) -> str:
         pid: Process number.
 
     Returns:
-        `<boot id>/<ticks>`, or an empty text where there is no such process, or it has ended and waits to be reaped,
+        `<boot id>/<pid>/<ticks>`, or an empty text where there is no such process, or it has ended and waits to be reaped,
         or the system has no `/proc`.
     """
     try:
@@ -37,7 +37,7 @@ def process_identity(pid: int) -> str:
     # Field 2 is the program's name in brackets, and may hold spaces and brackets of its own.
     fields = status.rpartition(")")[2].split()
     state, started = fields[0], fields[19]
-    return "" if state in "ZX" else f"{boot}/{started}"
+    return "" if state in "ZX" else f"{boot}/{pid}/{started}"
 
 
 def is_alive(record: RunRecord) -> bool:

@@ -137,8 +137,11 @@ class BusConformance:
         assert bus.wait("t", 0.0) is True
 
     def test_many_threads_publish_at_once_and_nothing_is_lost(self, bus: Bus) -> None:
+        together = threading.Barrier(4)
+
         def send(sender: int) -> None:
             mine = self.reopened(bus)
+            together.wait()
             for number in range(20):
                 mine.publish("t", {"sender": sender, "number": number})
 

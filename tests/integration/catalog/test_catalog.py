@@ -107,6 +107,9 @@ def test_metrics_that_are_no_finite_numbers_are_kept(catalog: Catalog) -> None:
     metrics = catalog.run(run.id).tasks["train"].metrics
     assert math.isnan(metrics["a"])
     assert (metrics["b"], metrics["c"]) == (math.inf, -math.inf)
+    with catalog.database.reading() as connection:
+        unknown = connection.exec_driver_sql("SELECT name FROM metrics WHERE value IS NULL").all()
+    assert [row.name for row in unknown] == ["a"], "a NaN is never the largest or the smallest value"
 
 
 def test_recording_again_shows_the_newest_state(catalog: Catalog) -> None:
@@ -119,6 +122,8 @@ def test_recording_again_shows_the_newest_state(catalog: Catalog) -> None:
         msgspec.structs.replace(run, state=RunState.FAILED, finished=7.0),
         msgspec.structs.replace(run, tasks={"train": run.tasks["train"]}),
         msgspec.structs.replace(run, tasks=dict(reversed(run.tasks.items()))),
+        run,
+        with_task(run, "train", outputs={}),
     ]
     for step in steps:
         catalog.record(step)

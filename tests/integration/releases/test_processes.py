@@ -43,10 +43,17 @@ def kill(process: subprocess.Popen[str]) -> list[str]:
 
 def test_two_processes_publish_at_once_and_nothing_is_lost(tmp_path: Path) -> None:
     code = """
+print("ready", flush=True)
+input()
 for number in range(100):
     bus.publish("t", {"sender": sys.argv[2], "number": number, "filler": "x" * (number * 97 % 9000)})
 """
     children = [start(code, tmp_path, name) for name in "ab"]
+    assert [line(child) for child in children] == ["ready", "ready"]
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("\n")
+        child.stdin.flush()
     for child in children:
         child.communicate()
         assert child.returncode == 0
@@ -141,13 +148,13 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:
     bus.publish("t", {"n": "x" * 20_000})
 except StorageError as error:
-    print(error.where, flush=True)
+    print(error.where, os.path.getsize(error.where), flush=True)
 bus.publish("t", {"n": 1})
 """
     child = start(code, tmp_path)
     output, _ = child.communicate()
     assert child.returncode == 0
-    assert output.strip() == str(tmp_path / "t" / "messages.jsonl")
+    assert output.strip() == f"{tmp_path / 't' / 'messages.jsonl'} 8"
     assert list(FileBus(tmp_path).history("t")) == [{"n": 0}, {"n": 1}]
 
 

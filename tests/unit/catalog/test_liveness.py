@@ -53,8 +53,8 @@ def test_a_running_process_is_alive(mine: RunRecord) -> None:
 
 
 def test_a_later_process_with_the_same_pid_is_not_taken_for_it(mine: RunRecord) -> None:
-    boot, _, ticks = mine.process.partition("/")
-    for other in (f"{boot}/{int(ticks) - 1}", f"another-boot/{ticks}"):
+    boot, pid, ticks = mine.process.split("/")
+    for other in (f"{boot}/{pid}/{int(ticks) - 1}", f"another-boot/{pid}/{ticks}"):
         assert not is_alive(msgspec.structs.replace(mine, process=other))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,19 @@ def test_another_processs_lock_is_waited_for_and_then_told(
         catalog.record(RUN)
         assert catalog.runs() == [RUN]
     holder.close()
+
+
+def test_a_writer_that_reads_first_is_not_overtaken_by_another(url: str) -> None:
+    with Catalog.open(url) as one, Catalog.open(url) as other:
+        overtaking = threading.Thread(target=other.record, args=(RUN,))
+        with one.database.writing() as connection:
+            assert connection.exec_driver_sql("SELECT count(*) FROM runs").scalar() == 0
+            overtaking.start()
+            overtaking.join(0.1)
+            connection.exec_driver_sql("INSERT INTO derived VALUES ('kind', 'key', X'00')")
+        overtaking.join()
+        assert one.recall("kind", "key") == b"\0"
+        assert one.runs() == [RUN]
 
 
 @pytest.mark.parametrize("make", ["folder", "file in the way"])

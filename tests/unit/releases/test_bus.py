@@ -122,6 +122,22 @@ def test_a_topic_that_is_held_for_long_is_told(bus: FileBus, monkeypatch: pytest
     fill(bus, 1)
 
 
+def test_a_message_goes_into_the_file_that_has_the_name_when_its_turn_comes(
+    bus: FileBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(bus, 1)
+    lock = bus_module._try_lock
+
+    def moved_away_between_opening_and_locking(file: int, how: int) -> bool:
+        monkeypatch.setattr(bus_module, "_try_lock", lock)
+        file_of(bus).rename(bus.folder / "moved away")
+        return lock(file, how)
+
+    monkeypatch.setattr(bus_module, "_try_lock", moved_away_between_opening_and_locking)
+    bus.publish("t", {"n": "new file"})
+    assert list(bus.history("t")) == [{"n": "new file"}]
+
+
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_in_any_order_of_publishing_and_reading_nothing_is_lost_or_reordered(data: st.DataObject) -> None:

@@ -33,7 +33,9 @@ def modelyard(folder: Path, *arguments: str, code: int | None = 0, **more: str) 
         check=False,
     )
     if code is not None:
-        assert done.returncode == code, f"modelyard {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        assert done.returncode == code, (
+            f"modelyard {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        )
     return done
 
 

@@ -110,8 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words or bool(os.environ.get("MODELYARD_DEBUG"))
     try:
-        root.main(args=words, prog_name="modelyard", standalone_mode=False)
-        code = 0
+        # Outside its standalone mode click returns the code that a command left with.
+        code = root.main(args=words, prog_name="modelyard", standalone_mode=False) or 0
     except click.exceptions.Exit as leave:
         code = leave.exit_code
     except click.ClickException as error:

@@ -18,13 +18,14 @@ __all__ = ["commands"]
 @click.option(
     "--folder", type=click.Path(path_type=Path, file_okay=False), help="Default: the next free demo/digits-N here."
 )
+@click.option("--small", is_flag=True, help="Use the 1,797 digits that scikit-learn carries; fetches nothing.")
 @click.option("--keep-serving", is_flag=True, help="Leave the services running.")
-def demo(folder: Path | None, keep_serving: bool) -> None:
+def demo(folder: Path | None, small: bool, keep_serving: bool) -> None:
     """Run the whole loop on MNIST in a new project: train, review, release, serve, swap under load, roll back."""
     target = folder or _free(Path("demo"))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelyard" / "mnist"
     try:
-        _summary(play(target.resolve(), cache), keep_serving)
+        _summary(play(target.resolve(), cache, small=small), keep_serving)
     finally:
         if not keep_serving and target.exists():
             Yard.open(target).services.down()

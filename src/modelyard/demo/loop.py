@@ -61,18 +61,19 @@ class Outcome:
     data: str
 
 
-def play(folder: Path, cache: Path) -> Outcome:
+def play(folder: Path, cache: Path, *, small: bool = False) -> Outcome:
     """Play the loop in a new project.
 
     Args:
         folder: The project folder; created.
         cache: Where fetched data is kept between demonstrations.
+        small: Use scikit-learn's digits, and fetch nothing.
 
     Raises:
         ModelyardError: Where a part of the loop does not do what it should.
     """
     stage = Stage(folder)
-    data = _set_up(stage, cache)
+    data = _set_up(stage, None if small else cache)
     yard = Yard.open(folder)
     _train(stage)
     _review(stage, "digits", "a perceptron, 97 % as asked")
@@ -107,19 +108,19 @@ def play(folder: Path, cache: Path) -> Outcome:
     return Outcome(first, second, len(images), report, swap, rollback, stage.seconds, folder, data)
 
 
-def _set_up(stage: Stage, cache: Path) -> str:
+def _set_up(stage: Stage, cache: Path | None) -> str:
     stage.title("Start a project with two people: dana (data scientist) and morgan (manager)")
-    template, data = "digits", "MNIST, 60,000 training and 10,000 test images"
-    try:
-        fetch_mnist(cache)
-    except (MissingExtraError, DataError) as error:
-        click.echo(f"MNIST can't be had: {error}")
-        click.echo("scikit-learn's 1,797 digits stand in.")
-        template, data = "digits-small", "scikit-learn's digits, 1,797 images"
+    template, data = "digits-small", "the 1,797 digits that scikit-learn carries"
+    if cache is not None:
+        try:
+            fetch_mnist(cache)
+            template, data = "digits", "MNIST, 60,000 training and 10,000 test images"
+        except (MissingExtraError, DataError) as error:
+            click.echo(f"MNIST can't be had: {error}\nThe 1,797 digits that scikit-learn carries stand in.")
     stage.folder.parent.mkdir(parents=True, exist_ok=True)
     click.echo(click.style(f"$ modelyard init --template {template} --people demo {stage.folder.name}", fg="cyan"))
     modelyard.init(stage.folder, template=template, people="demo")
-    if template == "digits":
+    if cache is not None and template == "digits":
         (stage.folder / "data").mkdir()
         for name in FILES:
             shutil.copyfile(cache / name, stage.folder / "data" / name)

@@ -21,6 +21,7 @@ from modelyard.errors import InputError, NotFoundError
 from modelyard.files import storage_errors, write_atomically
 
 __all__ = [
+    "as_named",
     "INTERNAL",
     "TEMPLATES",
     "Commit",
@@ -103,6 +104,12 @@ def _pipeline_name(text: str) -> str | None:
     except (YAMLError, KeyError, TypeError):
         return None
     return name if isinstance(name, str) else None
+
+
+def as_named(path: Path) -> Path:
+    """Return a file as a user would name it: from the current folder where it lies below it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def new_run_id() -> str:

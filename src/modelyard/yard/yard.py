@@ -35,6 +35,7 @@ from modelyard.yard.identity import actor_of
 from modelyard.yard.insight import Answer, Comparison, compare_runs, explain_task
 from modelyard.yard.packing import Packed, pack, package_name
 from modelyard.yard.project import (
+    as_named,
     commit_of,
     environment_lock,
     find_project,
@@ -157,7 +158,7 @@ class Yard:
             NotFoundError: No blueprint has that name.
             BlueprintError: All that is wrong in it.
         """
-        return load_blueprint(self.blueprint_file(name), params or {}, project=self.project)
+        return load_blueprint(as_named(self.blueprint_file(name)), params or {}, project=self.project)
 
     def blueprint_file(self, name: str | None = None) -> Path:
         """Return the file of a blueprint; see `blueprint`."""
@@ -192,7 +193,7 @@ class Yard:
         problems: list[Problem] = []
         for file in files:
             try:
-                found[os.path.relpath(file, self.project)] = load_blueprint(file, project=self.project)
+                found[os.path.relpath(file, self.project)] = load_blueprint(as_named(file), project=self.project)
             except BlueprintError as error:
                 problems += error.problems
         if problems:

@@ -1,4 +1,4 @@
-"""Starting is fast: what `import modelyard` and `modelyard --help` load, and what they cost beside a bare interpreter."""
+"""Starting is fast: what `import modelyard` and `modelyard --help` load, and what they cost beside bare Python."""
 
 from __future__ import annotations
 

@@ -68,7 +68,9 @@ def test_every_contract_has_at_most_seven_methods_and_says_its_entry_point_group
     protocols = [k for k in vars(contracts).values() if inspect.isclass(k) and getattr(k, "_is_protocol", False)]
     assert protocols
     for protocol in protocols:
-        methods = [n for n, v in vars(protocol).items() if not n.startswith("_") and (callable(v) or isinstance(v, property))]
+        methods = [
+            n for n, v in vars(protocol).items() if not n.startswith("_") and (callable(v) or isinstance(v, property))
+        ]
         assert len(methods) <= 7, f"{protocol.__name__} has {len(methods)} methods"
         assert protocol.__doc__
 

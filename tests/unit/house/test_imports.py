@@ -34,7 +34,7 @@ LIGHT = {"errors", "contracts", "records", "files"}
 def modules() -> Iterator[tuple[str, Path]]:
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE).with_suffix("").parts
-        if "migrations" in parts and "versions" in parts or parts[0] == "templates":
+        if ("migrations" in parts and "versions" in parts) or parts[0] == "templates":
             continue
         yield ".".join(("modelyard", *(parts[:-1] if parts[-1] == "__init__" else parts))), path
 
@@ -104,7 +104,7 @@ def test_no_module_is_part_of_an_import_cycle() -> None:
         state[module] = 1
         trail.append(module)
         for other in sorted(graph[module]):
-            assert state.get(other) != 1, f"cycle: {' -> '.join([*trail[trail.index(other):], other])}"
+            assert state.get(other) != 1, f"cycle: {' -> '.join([*trail[trail.index(other) :], other])}"
             if other not in state:
                 visit(other)
         trail.pop()

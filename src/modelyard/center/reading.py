@@ -131,13 +131,15 @@ class Reader:
         Raises:
             InputError: `people.yaml` in HEAD is wrong.
         """
-        listing = self._repository.listing()
-        (people_file,) = self._repository.read([f"HEAD:{self._repository.prefix}{PEOPLE_FILE}"])
+        with ThreadPoolExecutor(1) as pool:
+            listed = pool.submit(self._repository.listing)  # meanwhile the rest is read
+            (people_file,) = self._repository.read([f"HEAD:{self._repository.prefix}{PEOPLE_FILE}"])
+            self._recall()
+            listing = listed.result()
         people_id = people_file.id if people_file else ""
         digest = blake3_bytes(listing)
         if self._last and self._last[0] == (digest, people_id):
             return self._last[1]
-        self._recall()
         known, changed = self._known, False
         if known.people_id != people_id:
             known.people = parse_people(people_file.content, f"{PEOPLE_FILE} (in HEAD)") if people_file else People()

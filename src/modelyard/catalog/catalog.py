@@ -130,7 +130,7 @@ class Catalog:
         """
         with self._lock:
             seen = self._seen.get(run.id)
-            if seen is not None and seen.record == run and not self._pending:
+            if seen is not None and _same(seen.record, run) and not self._pending:
                 return
             revision = _new_revision()
             with self.database.writing() as connection:
@@ -359,10 +359,19 @@ def _new_revision() -> int:
     return int.from_bytes(os.urandom(8)) >> 1
 
 
+def _same_order(one: RunRecord, other: RunRecord) -> bool:
+    return list(one.tasks) == list(other.tasks)
+
+
+def _same(one: RunRecord, other: RunRecord) -> bool:
+    # Equal dictionaries may differ in order, and the order of the tasks is the plan's.
+    return one is other or (one == other and _same_order(one, other))
+
+
 def _write_changes(connection: Connection, put_task: Any, seen: _Seen, run: RunRecord, revision: int) -> bool:
     """Write what differs from the record seen; where that is not what is there, write nothing and return False."""
     old = seen.record
-    if list(old.tasks) != list(run.tasks):
+    if not _same_order(old, run):
         return False
     key = {"of_run": run.id, "seen": seen.revision}
     if same_head(old, run):

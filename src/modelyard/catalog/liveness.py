@@ -26,7 +26,7 @@ def process_identity(pid: int) -> str:
         pid: Process number.
 
     Returns:
-        `<boot id>/<pid>/<ticks>`, or an empty text where there is no such process, or it has ended and waits to be reaped,
+        `<boot id>/<pid>/<ticks>`, or an empty text where there is no such process, it has ended and waits to be reaped,
         or the system has no `/proc`.
     """
     try:

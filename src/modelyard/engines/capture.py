@@ -7,10 +7,11 @@ import io
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from modelyard.contracts import Listener
 from modelyard.files import storage_errors
@@ -94,15 +95,53 @@ def note_placement(call: TaskCall, emit: Listener, executor: str) -> None:
         log.close()
 
 
-class _Stream(io.RawIOBase):
-    """Stands in for standard output or error; between tasks, and in forked children, it writes to the descriptor."""
+class _Bytes(io.BufferedIOBase):
+    """What `sys.stdout.buffer` is while a task runs."""
+
+    def __init__(self, stream: _Stream) -> None:
+        self._stream = stream
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        """Pass bytes on."""
+        content = bytes(data)
+        self._stream.write_bytes(content)
+        return len(content)
+
+
+class _Stream(io.TextIOBase):
+    """Stands in for standard output or error, and tells a task's output from everybody else's."""
 
     def __init__(self, capture: Capture, descriptor: int, name: str) -> None:
         self._capture = capture
         self._descriptor = descriptor
         self._name = name
         self._lines = Lines()
-        self._owner = os.getpid()
+        self._lock = threading.RLock()
+        self._bytes = _Bytes(self)
+        self.before: TextIO | None = None
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # typeshed has an attribute where Python has a property
+        return "utf-8"
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        return "backslashreplace"
+
+    @property
+    def buffer(self) -> _Bytes:
+        """The same stream, for bytes."""
+        return self._bytes
+
+    def __getattr__(self, name: str) -> Any:
+        # A display that wrapped the stream before us looks for its own attributes on it.
+        before = self.__dict__.get("before")
+        if before is not None and self._capture.is_aside():
+            return getattr(before, name)
+        raise AttributeError(name)
 
     def writable(self) -> bool:
         return True
@@ -110,15 +149,30 @@ class _Stream(io.RawIOBase):
     def fileno(self) -> int:
         return self._descriptor
 
-    def write(self, data: Any) -> int:
-        """Pass on the lines that are complete."""
-        content = bytes(data)
+    def isatty(self) -> bool:
+        return self.before is not None and self._capture.is_aside() and self.before.isatty()
+
+    def flush(self) -> None:
+        if self.before is not None and self._capture.is_aside():
+            self.before.flush()
+
+    def write(self, text: str) -> int:
+        """Pass text on: a task's into its log, everybody else's to where it would go without the task."""
+        if self.before is not None and self._capture.is_aside():
+            return self.before.write(text)
+        self.write_bytes(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def write_bytes(self, data: bytes) -> None:
+        """Pass bytes on; between tasks, and in forked children, to the descriptor."""
         log = self._capture.log
-        if log is None or os.getpid() != self._owner:
-            return os.write(self._descriptor, content)
-        for line in self._lines.feed(content):
+        if log is None or self._capture.is_aside():
+            os.write(self._descriptor, data)
+            return
+        with self._lock:
+            lines = self._lines.feed(data)
+        for line in lines:
             log.line(line, self._name)
-        return len(content)
 
     def finish(self) -> None:
         """Pass on a last line without an end."""
@@ -139,7 +193,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, line by line."""
         log = self._capture.log
-        if log is not None:
+        if log is not None and not self._capture.is_aside():
             for line in self.format(record).splitlines():
                 log.line(line, "log")
 
@@ -147,17 +201,34 @@ class _Handler(logging.Handler):
 class Capture:
     """Python's own output streams and its logging, led into the log of whichever task runs now.
 
-    It lives as long as its process: a step's code may keep `sys.stdout` beyond its task.
+    It lives as long as its process: a step's code may keep `sys.stdout` beyond its task. Threads that ran before the
+    task, and listeners while they are told an event, are not the task: what they print goes where it went before.
     """
 
     def __init__(self) -> None:
         self.log: TaskLog | None = None
-        self._raw = (_Stream(self, 1, "stdout"), _Stream(self, 2, "stderr"))
-        self._stdout, self._stderr = (
-            io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
-            for raw in self._raw
-        )
+        self._out, self._err = _Stream(self, 1, "stdout"), _Stream(self, 2, "stderr")
         self._handler = _Handler(self)
+        self._others: frozenset[int | None] = frozenset()
+        self._telling = 0
+        self._process = os.getpid()
+
+    def is_aside(self) -> bool:
+        """Say whether the thread that asks is not the task."""
+        me = threading.get_ident()
+        return me in self._others or me == self._telling or os.getpid() != self._process
+
+    def aside(self, emit: Listener) -> Listener:
+        """Return the listener so that what it prints is not taken for the task's output."""
+
+        def tell(event: Event) -> None:
+            before, self._telling = self._telling, threading.get_ident()
+            try:
+                emit(event)
+            finally:
+                self._telling = before
+
+        return tell
 
     @contextlib.contextmanager
     def into(self, log: TaskLog) -> Iterator[None]:
@@ -165,8 +236,10 @@ class Capture:
         before = sys.stdout, sys.stderr
         root = logging.getLogger()
         level = root.level
+        self._others = frozenset(thread.ident for thread in threading.enumerate()) - {threading.get_ident()}
         self.log = log
-        sys.stdout, sys.stderr = self._stdout, self._stderr
+        self._out.before, self._err.before = before
+        sys.stdout, sys.stderr = self._out, self._err
         root.addHandler(self._handler)
         # An untouched root logger would swallow what a step says with logging.info.
         if level == logging.WARNING:
@@ -174,10 +247,10 @@ class Capture:
         try:
             yield
         finally:
-            for text, raw in zip((self._stdout, self._stderr), self._raw, strict=True):
-                text.flush()
-                raw.finish()
+            self._out.finish()
+            self._err.finish()
             root.removeHandler(self._handler)
             root.setLevel(level)
             sys.stdout, sys.stderr = before
+            self._out.before = self._err.before = None
             self.log = None

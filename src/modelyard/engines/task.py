@@ -127,6 +127,7 @@ def execute(call: TaskCall, store: Store, emit: Listener, bench: Workbench | Non
     """
     started = time.time()
     bench = bench or Workbench()
+    emit = bench.capture.aside(emit)
     try:
         log = TaskLog(call, emit)
     except ModelyardError as error:

@@ -209,7 +209,11 @@ class ExecutorConformance:
         assert time.monotonic() - begun < 30
 
     def test_a_cancelled_task_ends_cancelled_and_the_next_one_runs(self, place: Workplace, executor: Executor) -> None:
-        canceller = threading.Thread(target=lambda: (place.wait_for("asleep"), executor.cancel("task")))
+        def cancel() -> None:
+            place.wait_for("asleep")
+            executor.cancel("task")
+
+        canceller = threading.Thread(target=cancel)
         canceller.start()
         future = executor.submit(place.call("sleep", "state"), place.events.append)
         with pytest.raises(CancelledError):

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from modelyard.engines.capture import LONGEST_LINE, Capture, Lines, TaskLog
-from modelyard.records import Event
+from modelyard.engines.task import execute
+from modelyard.records import Event, EventKind
 from modelyard.testing.executor import Workplace
 
 
@@ -81,3 +89,86 @@ def test_a_lone_surrogate_is_escaped_in_file_and_event(place: Workplace) -> None
     log.line("bad \udcff name", "log")
     log.close()
     assert events[0].data["line"] == "bad \\udcff name" == place.log()[0]
+
+
+def test_a_listener_that_prints_is_not_taken_for_the_task(place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    """The terminal's own display prints for every event; were that captured, it would make the next event."""
+
+    def listener(event: Event) -> None:
+        place.events.append(event)
+        print(f"seen: {event.data['line']}")  # noqa: T201
+
+    execute(place.call("talk", "said"), place.store, listener)
+    assert place.lines() == ["one", "two", "INFO steps: three", "four"]
+    assert capsys.readouterr().out.splitlines() == [f"seen: {line}" for line in place.lines()]
+
+
+def test_a_display_in_another_thread_is_not_taken_for_the_task(
+    place: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def display() -> None:
+        begun.wait(60)
+        print("three of five steps")  # noqa: T201
+        ended.set()
+
+    thread = threading.Thread(target=display)
+    thread.start()
+    source = (
+        "import threading\n"
+        "def step(context, *, begun=None):\n"
+        "    thread = threading.Thread(target=lambda: print('a thread of the step'))\n"
+        "    thread.start()\n"
+        "    thread.join()\n"
+        "    context.progress(1, 1)\n"
+    )
+    (place.project / "module.py").write_text(source)
+
+    def listener(event: Event) -> None:
+        place.events.append(event)
+        if event.kind is EventKind.PROGRESS:
+            begun.set()
+            assert ended.wait(60)
+
+    call = msgspec.structs.replace(place.call("step"), call="module:step")
+    assert execute(call, place.store, listener).failure is None
+    thread.join()
+    assert place.lines() == ["a thread of the step"]
+    assert capsys.readouterr().out == "three of five steps\n"
+
+
+def test_bytes_and_a_child_process_may_use_the_streams(place: Workplace) -> None:
+    source = (
+        "import sys, subprocess\n"
+        "def step():\n"
+        "    sys.stdout.buffer.write(b'by')\n"
+        "    sys.stdout.write('tes')\n"
+        "    print(file=sys.stdout, flush=True)\n"
+        "    subprocess.run(['true'], stdout=sys.stdout, stderr=sys.stderr, check=True)\n"
+        "    assert sys.stdout.encoding == 'utf-8' and not sys.stdout.isatty()\n"
+    )
+    (place.project / "module.py").write_text(source)
+    call = msgspec.structs.replace(place.call("step"), call="module:step")
+    assert execute(call, place.store, place.events.append).failure is None
+    assert place.lines() == ["bytes"]
+
+
+def test_a_live_display_shows_and_the_log_has_the_steps_lines_alone(place: Workplace) -> None:
+    terminal = io.StringIO()
+    before, sys.stdout = sys.stdout, terminal
+    try:
+        console = Console(force_terminal=True, width=60)
+        with Live(Text("running"), console=console, refresh_per_second=50) as live:
+
+            def listener(event: Event) -> None:
+                place.events.append(event)
+                live.update(Text(f"seen {len(place.events)}"), refresh=True)
+
+            execute(place.call("talk", "said"), place.store, listener)
+            execute(place.call("sleep", "state", parameters={"seconds": 0.1}), place.store, listener)
+    finally:
+        sys.stdout = before
+    assert place.lines() == ["one", "two", "INFO steps: three", "four", "asleep"]
+    assert "seen 5" in terminal.getvalue()
+    assert "three" not in terminal.getvalue()

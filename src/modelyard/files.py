@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import itertools
 import os
@@ -20,12 +21,14 @@ __all__ = [
     "blake3_bytes",
     "blake3_file",
     "canonical_json",
+    "clone_file",
     "durable_rename",
     "sha256_file",
     "storage_error",
     "storage_errors",
     "sync_folder",
     "temporary_beside",
+    "write_all",
     "write_atomically",
 ]
 
@@ -39,6 +42,9 @@ _REMEDIES = {
     errno.ENOENT: ("No such file or folder.", "See whether something else removed it."),
     errno.EIO: ("The disk reports an input/output error.", "Check the disk, then run `modelyard verify`."),
 }
+
+_FICLONE = 0x40049409
+_COPY_CHUNK = 256 << 20
 
 _counter = itertools.count()
 
@@ -104,6 +110,47 @@ def write_atomically(path: Path, data: bytes) -> None:
             temp.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def clone_file(source: Path, target: Path, mode: int) -> None:
+    """Copy a file to a path that does not exist: by reference where the file system can, else inside the kernel.
+
+    Raises:
+        StorageError: The target can't be written; nothing is left there.
+    """
+    with storage_errors(source), source.open("rb", buffering=0) as reader, storage_errors(target):
+        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
+        try:
+            _clone(reader.fileno(), descriptor)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+
+
+def _clone(source: int, target: int) -> None:
+    with contextlib.suppress(OSError):
+        # Not every file system shares blocks, and none does across devices.
+        fcntl.ioctl(target, _FICLONE, source)
+        return
+    with contextlib.suppress(OSError):
+        while os.copy_file_range(source, target, _COPY_CHUNK):
+            pass
+    # Some pairs of file systems refuse, and some stop early without an error where the disk is full: what is left is
+    # copied by hand, which does tell.
+    os.lseek(source, os.lseek(target, 0, os.SEEK_CUR), os.SEEK_SET)
+    while data := os.read(source, 8 << 20):
+        write_all(target, data)
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write the bytes, however many calls that takes; a full disk first takes a part, and then raises."""
+    written = os.write(descriptor, data)
+    if written < len(data):
+        view = memoryview(data)
+        while written < len(view):
+            written += os.write(descriptor, view[written:])
 
 
 def canonical_json(value: Any) -> bytes:

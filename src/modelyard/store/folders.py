@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
@@ -17,17 +16,15 @@ import msgspec
 from blake3 import blake3
 
 from modelyard.errors import BusyError, IntegrityError, ModelyardError, StorageError
-from modelyard.files import blake3_file, storage_error, storage_errors
+from modelyard.files import blake3_file, clone_file, storage_error, storage_errors, write_all
 from modelyard.store.guard import Gate, TempArea
 from modelyard.store.index import Stamp, StatIndex, stamp_of
 from modelyard.store.local import REFRESH_SECONDS
 from modelyard.store.parts import StoreObjects
 from modelyard.store.tree import FORMAT, SMALL_BYTES, Bundler, Entry, Found, Manifest, decode_manifest, scan
 
-__all__ = ["TreeCache", "Trees", "clone_file"]
+__all__ = ["TreeCache", "Trees"]
 
-_FICLONE = 0x40049409
-_COPY_CHUNK = 256 << 20
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -327,40 +324,6 @@ class TreeCache:
                     _moved(built, home)
 
 
-def clone_file(source: Path, target: Path, mode: int) -> None:
-    """Copy a file to a path that does not exist: by reference where the file system can, else inside the kernel.
-
-    Raises:
-        StorageError: The target can't be written; nothing is left there.
-    """
-    with storage_errors(source), source.open("rb", buffering=0) as reader, storage_errors(target):
-        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
-        try:
-            _clone(reader.fileno(), descriptor)
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(descriptor)
-
-
-def _clone(source: int, target: int) -> None:
-    with contextlib.suppress(OSError):
-        # Not every file system shares blocks, and none does across devices.
-        fcntl.ioctl(target, _FICLONE, source)
-        return
-    with contextlib.suppress(OSError):
-        while os.copy_file_range(source, target, _COPY_CHUNK):
-            pass
-    # Some pairs of file systems refuse, and some stop early without an error where the disk is full: what is left is
-    # copied by hand, which does tell.
-    os.lseek(source, os.lseek(target, 0, os.SEEK_CUR), os.SEEK_SET)
-    while data := os.read(source, 8 << 20):
-        view = memoryview(data)
-        while view:
-            view = view[os.write(target, view) :]
-
-
 def _moved(built: Path, home: Path) -> bool:
     """Rename; False where something lies there already."""
     try:
@@ -404,8 +367,7 @@ def _write_new(path: str, data: bytes | memoryview, mode: int) -> Stamp:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
         try:
-            if os.write(descriptor, data) != len(data):
-                raise StorageError("The disk took only a part of the file.", where=path, remedy="Free some space.")
+            write_all(descriptor, data)
             return stamp_of(os.fstat(descriptor))
         finally:
             os.close(descriptor)

@@ -16,8 +16,8 @@ from urllib.parse import quote, unquote
 
 from blake3 import blake3
 
-from modelyard.errors import InputError, IntegrityError, NotFoundError
-from modelyard.files import storage_error, storage_errors, sync_folder
+from modelyard.errors import InputError, IntegrityError, NotFoundError, StorageError
+from modelyard.files import blake3_file, clone_file, storage_error, storage_errors, sync_folder, write_all
 from modelyard.store.guard import Gate, Pending, TempArea
 from modelyard.store.index import StatIndex, stamp_of
 from modelyard.store.parts import Parts
@@ -38,7 +38,6 @@ REFRESH_SECONDS = 3600.0
 """An object that is put again is marked as new when it is older than this, so that collection keeps it."""
 
 _YOUNG_SECONDS = 120.0
-_CHUNK = 8 << 20
 _SAFE = "@#+,:!()"
 _DIGITS = frozenset("0123456789abcdef")
 _WRITE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
@@ -100,7 +99,7 @@ class LocalObjects:
             try:
                 descriptor = os.open(temp, _WRITE, 0o444)
                 try:
-                    _write_all(descriptor, data)
+                    write_all(descriptor, data)
                 finally:
                     os.close(descriptor)
                 self._place(temp, path)
@@ -110,28 +109,28 @@ class LocalObjects:
         return digest
 
     def put_file(self, path: Path) -> str:
-        """Keep a file's bytes and return their digest; what is hashed is what is written, even if the file changes."""
-        with storage_errors(path):
-            size = path.stat().st_size
-            digest: str = blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
-        if self._present(self._path(digest), size):
-            return digest
-        temp = self._temp.file()
+        """Keep a file's bytes and return their digest; the copy is hashed, so a file that changes does no harm."""
+        temp: Path | None = None
         try:
-            digest = _copy_and_hash(path, temp)
-            self._place(temp, self._path(digest))
-        except OSError as error:
-            _discard(temp)
-            raise storage_error(self._path(digest), error) from error
-        return digest
+            temp = Path(self._temp.file())
+            clone_file(path, temp, 0o444)
+            return self.take_file(temp)
+        except StorageError:
+            # No room for a copy, or no right to make one: none is needed of what is there already.
+            digest = blake3_file(path)
+            if self._present(self._path(digest), path.stat().st_size):
+                return digest
+            raise
+        finally:
+            if temp is not None:
+                _discard(str(temp))
 
     def take_file(self, path: Path) -> str:
         """Move a file of the store's own `tmp/` into the objects, without copying it, and return its digest."""
-        with storage_errors(path):
-            size = path.stat().st_size
-            digest: str = blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
-            target = self._path(digest)
-            if self._present(target, size):
+        digest = blake3_file(path)
+        target = self._path(digest)
+        with storage_errors(target):
+            if self._present(target, path.stat().st_size):
                 path.unlink()
             else:
                 path.chmod(0o444)
@@ -299,7 +298,7 @@ class LocalNames:
         try:
             descriptor = os.open(temp, _WRITE, 0o666)
             try:
-                _write_all(descriptor, check_digest(digest).encode())
+                write_all(descriptor, check_digest(digest).encode())
             finally:
                 os.close(descriptor)
             _rename(temp, path)
@@ -387,14 +386,6 @@ def _unless_missing(path: str) -> Iterator[None]:
         raise storage_error(path, error) from error
 
 
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    written = os.write(descriptor, data)
-    if written < len(data):
-        view = memoryview(data)
-        while written < len(view):
-            written += os.write(descriptor, view[written:])
-
-
 def _rename(temp: str, path: str) -> None:
     """Rename; where the target's folder is missing, make it so that it survives a power cut."""
     try:
@@ -411,21 +402,6 @@ def _make_folder(folder: str) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder)  # noqa: PTH102
         sync_folder(parent)
-
-
-def _copy_and_hash(source: Path, temp: str) -> str:
-    """Copy a file and return the digest of the bytes that were written, in one pass."""
-    hasher = blake3(max_threads=blake3.AUTO)
-    with source.open("rb", buffering=0) as file:
-        descriptor = os.open(temp, _WRITE, 0o444)
-        try:
-            buffer = memoryview(bytearray(_CHUNK))
-            while count := file.readinto(buffer):
-                hasher.update(buffer[:count])
-                _write_all(descriptor, buffer[:count])
-        finally:
-            os.close(descriptor)
-    return hasher.hexdigest()
 
 
 def _discard(temp: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from modelyard.errors import NotFoundError
-from modelyard.store.folders import clone_file
+from modelyard.files import clone_file
 from modelyard.store.tree import scan
 
 __all__ = ["FolderMaterializer"]

@@ -85,9 +85,7 @@ class Package:
         """
         model = load_model(self.folder / "model", runtime, threads=threads)
         if model.contract.digest != self.contract.digest:
-            raise IntegrityError(
-                "The model takes or gives other fields than the contract says.", where=str(self.folder)
-            )
+            raise IntegrityError("The model and the contract name different fields.", where=str(self.folder))
         return model
 
     def golden(self) -> Golden:

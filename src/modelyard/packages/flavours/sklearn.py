@@ -15,12 +15,13 @@ import numpy as np
 import skl2onnx
 import skops.io
 from skl2onnx.common.data_types import FloatTensorType
-from sklearn.base import is_classifier, is_regressor
+from sklearn.base import BaseEstimator, is_classifier, is_regressor
 
 from modelyard.contracts import Columns
 from modelyard.errors import DataError, IntegrityError, ModelyardError
 from modelyard.files import write_atomically
 from modelyard.packages.flavours.heads import INPUT, SCORES, Head, close, probe
+from modelyard.packages.flavours.onnx_names import rename_parts
 from modelyard.packages.flavours.onnx_runtime import OnnxPredictor
 
 __all__ = ["TRUSTED", "SklearnFlavour"]
@@ -86,7 +87,7 @@ class SklearnFlavour:
             DataError: It is neither a fitted classifier nor a fitted regressor.
             IntegrityError: It holds types that are not trusted, so that it could not be loaded again.
         """
-        if not (is_classifier(model) or is_regressor(model)):
+        if not (isinstance(model, BaseEstimator) and (is_classifier(model) or is_regressor(model))):
             raise DataError(f"A {type(model).__name__} is neither a classifier nor a regressor of scikit-learn.")
         features = getattr(model, "n_features_in_", None)
         if features is None:
@@ -97,7 +98,10 @@ class SklearnFlavour:
         head = _head(model)
         facts: dict[str, Any] = {"head": head, "flat": True, "input_shape": [int(features)]}
         if head is Head.VALUE:
-            facts["outputs"] = int(np.size(model.predict(probe((features,), 1))))
+            with warnings.catch_warnings():
+                # The probe's numbers are none that the estimator was made for.
+                warnings.simplefilter("ignore")
+                facts["outputs"] = int(np.size(model.predict(probe((features,), 1))))
         else:
             facts["classes"] = np.asarray(model.classes_).tolist()
         return facts | _save_onnx(model, head, features, folder)
@@ -164,13 +168,14 @@ def _save_onnx(model: Any, head: Head, features: int, folder: Path) -> dict[str,
                 options=options,
                 target_opset=_OPSET,
             )
-        converted.ir_version = 10
-        write_atomically(file, converted.SerializeToString(deterministic=True))
-        names = [output.name for output in converted.graph.output]
-        output = "probabilities" if head is Head.PROBABILITIES else names[0]
-        given = probe((features,), _PROBE_ROWS)
-        predicted = OnnxPredictor(file, input_name=INPUT, output_name=output).predict({INPUT: given})[SCORES]
-        same = close(_scores(model, head, given).reshape(-1), np.asarray(predicted).reshape(-1))
+            converted.ir_version = 10
+            rename_parts(converted)
+            write_atomically(file, converted.SerializeToString(deterministic=True))
+            names = [output.name for output in converted.graph.output]
+            output = "probabilities" if head is Head.PROBABILITIES else names[0]
+            given = probe((features,), _PROBE_ROWS)
+            predicted = OnnxPredictor(file, input_name=INPUT, output_name=output).predict({INPUT: given})[SCORES]
+            same = close(_scores(model, head, given).reshape(-1), np.asarray(predicted).reshape(-1))
     except Exception as error:
         # skl2onnx raises classes of its own, RuntimeError, NotImplementedError and TypeError for what it can't convert.
         file.unlink(missing_ok=True)
@@ -196,9 +201,23 @@ def _reproducible(data: bytes) -> bytes:
         target = io.BytesIO()
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as result:
             for old, new in files.items():
-                result.writestr(_entry(new), source.read(old))
+                content = source.read(old)
+                result.writestr(_entry(new), _without_padding(content) if new.endswith(".npy") else content)
             result.writestr(_entry("schema.json"), json.dumps(schema, indent=1))
     return target.getvalue()
+
+
+def _without_padding(npy: bytes) -> bytes:
+    """Return an array file with zeros between the fields of a structure: a tree's nodes have chance bytes there."""
+    array = np.load(io.BytesIO(npy), allow_pickle=False)
+    if array.dtype.names is None or array.ndim != 1:
+        return npy
+    # NumPy's own copies leave the gaps as they come, so the bytes are laid out here.
+    content = bytearray(array.nbytes)
+    clean = np.frombuffer(content, dtype=array.dtype)
+    for name in array.dtype.names:
+        clean[name] = array[name]
+    return npy[: len(npy) - len(content)] + bytes(content)
 
 
 def _renumber(node: Any, numbers: dict[int, int], files: dict[str, str]) -> None:

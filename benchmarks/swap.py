@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
 from modelyard.data import Dataset, Field
 from modelyard.packages.building import build_package
 from modelyard.packages.model import save_model
 from modelyard.serving.client import ServiceClient
 from modelyard.serving.service import ServiceSpec, run_service
 from modelyard.testing.load import LoadGenerator, LoadReport
-from onnx import TensorProto, helper, numpy_helper
 
 RESULT = Path(__file__).parent / "results" / "swap.json"
 PIXELS, HIDDEN, CLASSES = 784, 256, 10

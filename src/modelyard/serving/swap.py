@@ -158,6 +158,7 @@ class Swapper:
     ) -> Swapped:
         """Prepare a generation where it is not held yet, and commit it."""
         model = generation.model
+        self._members()
         started = time.perf_counter()
         prepared: list[WorkerHandle] = []
         try:

@@ -162,7 +162,7 @@ def test_a_flipped_bit_in_a_package_is_found_by_verify_and_the_package_is_not_se
     assert found
     assert modelyard(copy, "verify", code=4).stdout.count("changed") == 12
     shown = modelyard(copy, "review", "digits", code=4)
-    assert "differ" in shown.stderr or "digest" in shown.stderr or "match" in shown.stderr
+    assert "have changed" in shown.stderr
 
 
 def test_the_catalog_is_the_same_after_it_was_deleted_and_rebuilt(project: Path) -> None:

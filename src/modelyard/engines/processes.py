@@ -27,7 +27,7 @@ from modelyard.engines.capture import Lines, TaskLog, note_placement
 from modelyard.engines.frames import Channel, Done, Ready, Run, Told
 from modelyard.engines.inline import timed_out
 from modelyard.engines.task import workdir_of
-from modelyard.errors import ModelyardError, RunError, WorkerLostError
+from modelyard.errors import InputError, ModelyardError, RunError, WorkerLostError
 from modelyard.files import storage_errors
 from modelyard.records import TaskCall, TaskResult
 
@@ -97,8 +97,15 @@ class ProcessExecutor:
             emit: Is told of events, in a thread of the executor.
 
         Raises:
+            InputError: The store is one that other processes can't see.
             StorageError: The task's log can't be written.
         """
+        if call.store.startswith("memory://"):
+            raise InputError(
+                "A store in memory can't be seen by worker processes.",
+                where=call.store,
+                remedy="Use the executor inline, or a store in a folder.",
+            )
         note_placement(call, emit, self.name)
         job = _Job(call, emit)
         with self._lock:

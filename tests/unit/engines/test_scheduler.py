@@ -15,9 +15,11 @@ from tests.unit.engines.desk import Desk, plan_of, task
 
 from modelyard.blueprint.plan import Placement
 from modelyard.engines.executors import open_executor
+from modelyard.engines.inline import InlineExecutor
 from modelyard.engines.scheduler import Scheduler
 from modelyard.errors import NotFoundError, StorageError
 from modelyard.records import Event, EventKind, Failure, RunRecord, RunState, TaskState
+from modelyard.store.store import Store
 
 CHAIN = plan_of(task("one", "begin"), task("two", "add", "one"), task("three", "add", "two"))
 
@@ -404,6 +406,17 @@ def test_a_worker_that_dies_is_tried_again(process_desk: Desk) -> None:
     assert run.state is RunState.SUCCEEDED
     waiting = [event.data for event in process_desk.events if event.data.get("state") == "waiting"]
     assert msgspec.convert(waiting[0]["failure"], Failure).code == "worker-lost"
+
+
+def test_a_store_in_memory_works_inline_and_is_refused_by_workers(process_desk: Desk) -> None:
+    process_desk.store = Store.open("memory://desk")
+    run = process_desk.run(plan_of(task("one", "begin")))
+    failure = run.tasks["one"].failure
+    assert failure is not None
+    assert failure.code == "input"
+    assert "inline" in failure.remedy
+    process_desk.executor = InlineExecutor(process_desk.store)
+    assert process_desk.run(plan_of(task("one", "begin"))).state is RunState.SUCCEEDED
 
 
 def test_a_manifest_that_cannot_be_written_ends_the_run(inline_desk: Desk) -> None:

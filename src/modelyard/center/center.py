@@ -363,7 +363,7 @@ def actor_of(repository: Path, *, identity: str | None = None, signing_key: str 
     Args:
         repository: The project folder.
         identity: Email, or None.
-        signing_key: Path of a private SSH key, or None.
+        signing_key: Path of a private SSH key, or of a `.pub` file whose private half an agent holds; or None.
 
     Returns:
         The actor; None where nobody is named.
@@ -373,6 +373,8 @@ def actor_of(repository: Path, *, identity: str | None = None, signing_key: str 
     if not email:
         return None
     key = str(signing_key) if signing_key else git.setting("user.signingkey", path=True)
+    if key and key.startswith(("key::", "ssh-", "ecdsa-", "sk-")):
+        key = None  # Git also takes the public key itself; we need to know the file
     name = git.setting("user.name") if identity in (None, git.setting("user.email")) else None
     return Actor(name or "", email, (repository / Path(key).expanduser()) if key else None)
 

@@ -93,14 +93,14 @@ def may_release(
     if hold := model.holds.get(environment):
         return Refusal(
             f"{environment} is held since {hold.by} rolled v{hold.withdrawn} back: {hold.reason}",
-            f"Lift the hold first: modelyard lift {model.name} {environment}",
+            f"Lift the hold first: modelyard lift {model.name} --env {environment}",
         )
     at = policy.environments.index(environment)
     if at and policy.environments[at - 1] not in version.passed:
         before = policy.environments[at - 1]
         return Refusal(
             f"v{version.version} has not been live in {before}, or was rolled back there.",
-            f"Release it there first: modelyard release {model.name} v{version.version} --to {before}",
+            f"Release it there first: modelyard release {model.name} --version v{version.version} --to {before}",
         )
     live = model.live.get(environment)
     if live and live.version == version.version:
@@ -352,9 +352,10 @@ def _unapproved(version: VersionState, policy: Policy) -> Refusal:
     if unmet := policy.unmet(version.metrics):
         return Refusal(f"v{version.version} misses a gate: {unmet}", "Submit a version that meets it.")
     missing = policy.approvals - len(version.approvals)
+    command = f"modelyard approve {version.model} --version v{version.version}"
     return Refusal(
         f"v{version.version} is not approved: {missing} of {policy.approvals} approvals are missing.",
-        f"Ask a person with the role {_any(policy.roles)} to run modelyard approve {version.model} v{version.version}",
+        f"Ask a person with the role {_any(policy.roles)} to run {command}",
     )
 
 

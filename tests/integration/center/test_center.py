@@ -181,6 +181,20 @@ def test_a_bare_clone_and_a_worktree_read_the_same_state(project: Any, tmp_path:
         assert Center(folder, policy=Policy(require={"accuracy": 0.9})).state() == expected
 
 
+def test_a_repository_with_sha256_ids_works_the_same(project: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "sha256"
+    folder.mkdir()
+    (folder / "people.yaml").write_bytes((project.folder / "people.yaml").read_bytes())
+    project.folder = folder
+    project.git("init", "-q", "--object-format=sha256")
+    project.git("add", ".")
+    project.git("commit", "-q", "-m", "Start")
+    project.approved()
+    registry = project.center().state()
+    assert len(registry.version("digits", "1.0.0").commit) == 64
+    assert registry.problems == ()
+
+
 def test_other_tags_of_the_repository_are_left_alone(project: Any) -> None:
     project.git("tag", "v1.0")
     project.git("tag", "-a", "-m", "x", "release-2026")

@@ -10,6 +10,7 @@ import msgspec
 
 from modelyard.packages.codecs.proto import message_names
 from modelyard.packages.contract import Contract, type_text
+from modelyard.packages.flavours.skops_types import TRUSTED
 from modelyard.packages.model import ModelInfo
 
 __all__ = ["environment_lock", "metadata_json", "mlmodel", "model_card", "safe_json"]
@@ -96,6 +97,7 @@ def mlmodel(info: ModelInfo, contract: Contract, provenance: Mapping[str, Any]) 
             "code": None,
             "pickled_model": "model/model.skops",
             "serialization_format": "skops",
+            "skops_trusted_types": list(TRUSTED),
             "sklearn_version": installed.get("scikit-learn", ""),
         }
     lines = ["artifact_path: model", "flavors:"]

@@ -26,7 +26,7 @@ from modelyard.catalog.rows import (
     task_rows,
 )
 from modelyard.catalog.tables import derived, metric_points, runs, tasks
-from modelyard.errors import InputError, NotFoundError
+from modelyard.errors import InputError, IntegrityError, NotFoundError, SettingsError
 from modelyard.records import Event, EventKind, RunRecord, TaskRecord
 
 __all__ = ["Catalog", "Point"]
@@ -82,10 +82,10 @@ class Catalog:
             url: `sqlite:////absolute/path.db`, or `postgresql://user:password@host/database`.
 
         Raises:
-            SettingsError: The URL is none, or names another kind of database.
+            SettingsError: The URL is none, or names another kind of database, or another application's.
             MissingExtraError: PostgreSQL without its driver.
-            IntegrityError: The file is damaged, or holds something else; `Catalog.renew` replaces it.
-            InputError: A newer Modelyard wrote it.
+            IntegrityError: The file is damaged; `Catalog.rebuilt` makes it anew.
+            InputError: A newer Modelyard wrote it; the same helps.
             StorageError: It can't be reached or written.
             BusyError: Another process holds it for longer than half a minute.
         """
@@ -96,8 +96,37 @@ class Catalog:
         """Open a catalog that is empty, whatever was there: damage, a newer version. `rebuild` fills it.
 
         A SQLite file is kept beside as `<name>.damaged`; in PostgreSQL the catalog's tables are dropped.
+
+        Raises:
+            SettingsError: The database is another application's; it is left alone.
         """
         return cls(Database(url, renew=True))
+
+    @classmethod
+    def rebuilt(cls, url: str, records: Iterable[RunRecord]) -> Self:
+        """Open a catalog that holds exactly these runs, whatever was there.
+
+        A sound catalog is rebuilt in place, in one transaction, and keeps the curves of the runs that stay. One that is
+        damaged, or of a newer version, is renewed.
+
+        Args:
+            url: As `open` takes it.
+            records: The manifests of all runs, from the store.
+        """
+        manifests = list(records)
+        try:
+            catalog = cls.open(url)
+            try:
+                catalog.rebuild(manifests)
+            except IntegrityError:
+                catalog.database.close()
+                raise
+        except SettingsError:
+            raise
+        except (IntegrityError, InputError):
+            catalog = cls.renew(url)
+            catalog.rebuild(manifests)
+        return catalog
 
     def __enter__(self) -> Self:
         return self

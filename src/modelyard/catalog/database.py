@@ -59,9 +59,9 @@ class Database:
             `<name>.damaged`; in PostgreSQL the catalog's tables are dropped.
 
     Raises:
-        SettingsError: The URL is none, or names another kind of database.
+        SettingsError: The URL is none, or names another kind of database, or another application's.
         MissingExtraError: PostgreSQL without its driver.
-        IntegrityError: The file is damaged, or holds something else.
+        IntegrityError: The file is damaged.
         InputError: A newer Modelyard wrote it.
         StorageError: It can't be reached or written.
         BusyError: Another process holds it for longer than half a minute.
@@ -123,6 +123,7 @@ class Database:
 
     def _discard(self) -> None:
         # Other processes that have a SQLite file open notice, and go over to the new one.
+        self._refuse_foreign()
         if not self.sqlite:
             with self._writer.begin() as connection:
                 metadata.drop_all(connection)
@@ -135,6 +136,25 @@ class Database:
                     part = self.file.with_name(self.file.name + suffix)
                     if part.exists():
                         part.replace(self.file.with_name(f"{self.file.name}.damaged{suffix}"))
+
+    def _refuse_foreign(self) -> None:
+        """Raise where another application's tables are in the way; a file too damaged to tell is taken for ours."""
+        if self.sqlite and not self.file.exists():
+            return
+        try:
+            with contextlib.suppress(IntegrityError), self._translated(), self._reader.connect() as connection:
+                self._check_owner(set(sqlalchemy.inspect(connection).get_table_names()))
+        finally:
+            # The connection would stay with the file that is put aside.
+            self.engine.dispose()
+
+    def _check_owner(self, present: set[str]) -> None:
+        if VERSION_TABLE not in present and (present & set(metadata.tables) or (self.sqlite and present)):
+            raise SettingsError(
+                f"This database is no catalog of Modelyard: it holds {', '.join(sorted(present)[:5])}.",
+                where=self.place,
+                remedy="Name another database in modelyard.toml.",
+            )
 
     def _prepare(self) -> None:
         if not (self.sqlite and not self.file.exists()):
@@ -172,7 +192,7 @@ class Database:
             raise InputError(
                 f"A newer Modelyard wrote this catalog: its version is {version}, this one knows up to {HEAD}.",
                 where=self.place,
-                remedy="Install that newer Modelyard, or name another catalog in modelyard.toml.",
+                remedy="Install that newer Modelyard, or run `modelyard catalog rebuild` to go back to this one's.",
             )
         return version
 
@@ -182,15 +202,9 @@ class Database:
                 connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_BUSY_SECONDS}s'")
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_ADVISORY_LOCK,))
             present = set(sqlalchemy.inspect(connection).get_table_names())
-            if VERSION_TABLE in present:
-                if self._version(connection) == HEAD:
-                    return
-            elif present & set(metadata.tables) or (self.sqlite and present):
-                raise IntegrityError(
-                    f"This database is no catalog of Modelyard: it holds {', '.join(sorted(present)[:5])}.",
-                    where=self.place,
-                    remedy="Name another database in modelyard.toml.",
-                )
+            self._check_owner(present)
+            if VERSION_TABLE in present and self._version(connection) == HEAD:
+                return
             importlib.import_module("modelyard.catalog.migrate").upgrade(connection)
 
     @contextlib.contextmanager

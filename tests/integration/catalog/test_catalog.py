@@ -16,7 +16,7 @@ from alembic.migration import MigrationContext
 from modelyard.catalog import Catalog, Link, Point, process_identity
 from modelyard.catalog.database import VERSION_TABLE
 from modelyard.catalog.tables import metadata
-from modelyard.errors import InputError, IntegrityError, NotFoundError
+from modelyard.errors import InputError, IntegrityError, NotFoundError, SettingsError
 from modelyard.records import (
     Artifact,
     Event,
@@ -361,7 +361,31 @@ def test_a_newer_modelyards_catalog_is_refused_with_advice(url: str) -> None:
 
 
 def test_a_database_with_other_tables_is_refused_and_left_alone(url: str) -> None:
+    with Catalog.open(url) as catalog:
+        catalog.record(a_run(1))
+        with catalog.database.writing() as connection:
+            connection.exec_driver_sql(f"ALTER TABLE {VERSION_TABLE} RENAME TO somebody_elses")
+        for way in (Catalog.open, Catalog.renew, lambda url: Catalog.rebuilt(url, [])):
+            with pytest.raises(SettingsError, match="is no catalog of Modelyard"):
+                way(url)
+        with catalog.database.reading() as connection:
+            assert connection.exec_driver_sql("SELECT count(*) FROM runs").scalar() == 1
+
+
+def test_a_sound_catalog_is_rebuilt_in_place_and_keeps_its_curves(url: str) -> None:
+    with Catalog.open(url) as catalog:
+        for number in (1, 2):
+            catalog.record(a_run(number))
+            catalog.metric(point(a_run(number).id, 1, 0.5))
+    with Catalog.rebuilt(url, [a_run(2), a_run(3)]) as catalog:
+        assert [run.id for run in catalog.runs()] == [a_run(3).id, a_run(2).id]
+        assert len(catalog.curves(a_run(2).id)["train"]["loss"]) == 1
+
+
+def test_a_newer_modelyards_catalog_can_be_rebuilt_by_this_one(url: str) -> None:
     with Catalog.open(url) as catalog, catalog.database.writing() as connection:
-        connection.exec_driver_sql(f"DROP TABLE {VERSION_TABLE}")
-    with pytest.raises(IntegrityError, match="is no catalog of Modelyard"):
-        Catalog.open(url)
+        connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    with Catalog.rebuilt(url, [a_run(2)]) as catalog:
+        assert [run.id for run in catalog.runs()] == [a_run(2).id]
+    with Catalog.open(url) as catalog:
+        assert len(catalog.runs()) == 1

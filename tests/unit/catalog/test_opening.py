@@ -84,8 +84,7 @@ def test_a_damaged_file_is_told_with_the_way_to_rebuild_it(url: str, file: Path,
     assert caught.value.where == str(file)
     assert "modelyard catalog rebuild" in (caught.value.remedy or "")
 
-    with Catalog.renew(url) as catalog:
-        catalog.rebuild([RUN])
+    with Catalog.rebuilt(url, iter([RUN])) as catalog:
         assert catalog.runs() == [RUN]
     assert file.with_name("catalog.db.damaged").read_bytes() == data
 
@@ -120,9 +119,10 @@ def test_a_database_of_somebody_else_is_told_and_left_alone(url: str, file: Path
     with sqlite3.connect(file) as other:
         other.execute("CREATE TABLE addresses (name)")
     other.close()
-    with pytest.raises(IntegrityError, match="it holds addresses") as caught:
-        Catalog.open(url)
-    assert caught.value.remedy
+    for way in (Catalog.open, Catalog.renew):
+        with pytest.raises(SettingsError, match="it holds addresses") as caught:
+            way(url)
+        assert caught.value.remedy
     with sqlite3.connect(file) as other:
         assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("addresses",)]
     other.close()

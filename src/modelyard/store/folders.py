@@ -13,10 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
-from blake3 import blake3
 
 from modelyard.errors import BusyError, IntegrityError, ModelyardError, StorageError
-from modelyard.files import blake3_file, clone_file, storage_error, storage_errors, write_all
+from modelyard.files import blake3_bytes, blake3_file, clone_file, storage_error, storage_errors, write_all
 from modelyard.store.guard import Gate, TempArea
 from modelyard.store.index import Stamp, StatIndex, stamp_of
 from modelyard.store.local import REFRESH_SECONDS
@@ -139,7 +138,7 @@ class Trees:
             path = f"{root}/{found.path}"
             if found.stamp.size <= SMALL_BYTES:
                 data = _read(path, found)
-                entry = Entry(found.path, len(data), found.executable, blake3(data).hexdigest())
+                entry = Entry(found.path, len(data), found.executable, blake3_bytes(data))
                 bundler.add(entry, data)
             else:
                 digest = large.get((found.path, found.stamp)) or self._keep_large(Path(path), found, take=take)

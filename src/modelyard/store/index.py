@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import msgspec
-from blake3 import blake3
+
+from modelyard.files import blake3_bytes
 
 __all__ = ["SETTLED_NS", "Known", "Stamp", "StatIndex", "stamp_of"]
 
@@ -70,7 +71,7 @@ class StatIndex:
         except OSError:
             return None
         body = data[_CHECK:]
-        return body if blake3(body).digest(_CHECK) == data[:_CHECK] else None
+        return body if _check(body) == data[:_CHECK] else None
 
     def remember(self, key: str, value: bytes) -> None:
         """Keep a fact; where the folder can't be written the fact is dropped, for it only saves time."""
@@ -78,7 +79,7 @@ class StatIndex:
         temp = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
         with contextlib.suppress(OSError):
             try:
-                self._write(temp, blake3(value).digest(_CHECK) + value)
+                self._write(temp, _check(value) + value)
                 os.replace(temp, path)  # noqa: PTH105
             except OSError:
                 with contextlib.suppress(OSError):
@@ -106,7 +107,7 @@ class StatIndex:
             self.remember(key, msgspec.msgpack.encode(Known(stamp, digest)))
 
     def _path(self, key: str) -> str:
-        name = blake3(key.encode("utf-8", "surrogateescape")).hexdigest(20)
+        name = blake3_bytes(key.encode("utf-8", "surrogateescape"))[:40]
         return f"{self._folder}/{name[:2]}/{name[2:]}"
 
     def _write(self, temp: str, data: bytes) -> None:
@@ -120,3 +121,7 @@ class StatIndex:
             os.write(descriptor, data)
         finally:
             os.close(descriptor)
+
+
+def _check(body: bytes) -> bytes:
+    return bytes.fromhex(blake3_bytes(body)[: 2 * _CHECK])

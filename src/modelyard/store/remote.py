@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from blake3 import blake3
 
 from modelyard.errors import IntegrityError, MissingExtraError, ModelyardError, SettingsError, StorageError
 from modelyard.files import blake3_bytes, blake3_file, storage_error
@@ -142,7 +141,7 @@ class FsspecObjects:
         try:
             with _remote_errors(key, digest):
                 self._system.get_file(key, str(temp))
-            if blake3(max_threads=blake3.AUTO).update_mmap(temp).hexdigest() != digest:
+            if blake3_file(temp) != digest:
                 raise damaged(digest, key)
             self._cache.take_file(temp)
         finally:

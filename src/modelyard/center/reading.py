@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, cast
 
@@ -107,7 +108,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Reader:
-    """Reads the state of a repository, again and again.
+    """Reads the state of a repository, again and again; several threads may ask at once.
 
     Args:
         repository: Where the tags are.
@@ -119,7 +120,8 @@ class Reader:
         self._repository = repository
         self._policy = policy
         self._cache = cache
-        self._key = str(repository.git_folder)
+        self._key = f"{repository.git_folder}:{repository.prefix}"
+        self._lock = threading.Lock()
         self._verifier = Verifier()
         self._known = _Remembered()
         self._asked_cache = cache is None
@@ -131,6 +133,10 @@ class Reader:
         Raises:
             InputError: `people.yaml` in HEAD is wrong.
         """
+        with self._lock:
+            return self._read()
+
+    def _read(self) -> Snapshot:
         with ThreadPoolExecutor(1) as pool:
             listed = pool.submit(self._repository.listing)  # meanwhile the rest is read
             (people_file,) = self._repository.read([f"HEAD:{self._repository.prefix}{PEOPLE_FILE}"])

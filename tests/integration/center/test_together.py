@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,15 @@ def test_a_tag_that_another_tool_makes_meanwhile_is_stepped_over(project: Any, t
     registry = project.center().state()
     assert registry.version("digits", "1.0.0").approvals[0].tag == "digits#approved#2"
     assert [problem.tag for problem in registry.problems] == ["digits#approved#1"]
+
+
+def test_one_center_can_be_asked_by_several_threads(project: Any) -> None:
+    center = project.center()
+    project.approved()
+    expected = project.center().state()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: center.state(), range(40)))
+    assert all(registry == expected for registry in found)
 
 
 def test_what_was_said_done_survives_a_kill_and_the_next_one_goes_on(project: Any) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from modelyard.cli.output import span
 from modelyard.demo.loop import Outcome, play
+from modelyard.text import span
 from modelyard.yard import Yard
 
 __all__ = ["commands"]

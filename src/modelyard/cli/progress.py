@@ -13,8 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from modelyard.cli.output import STATE_STYLE, console, span
+from modelyard.cli.output import STATE_STYLE, console
 from modelyard.records import Event, EventKind
+from modelyard.text import span
 
 __all__ = ["LineProgress", "LiveProgress", "Progress", "open_progress"]
 

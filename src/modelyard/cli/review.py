@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from modelyard.center.registry import Live, VersionState
-from modelyard.cli.output import clock, json_option, print_json, short, table, yard_of
+from modelyard.cli.output import json_option, print_json, table, yard_of
+from modelyard.text import clock, short
 
 __all__ = ["commands"]
 

@@ -12,12 +12,13 @@ import msgspec
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from modelyard.cli.output import ago, clock, json_option, print_json, short, span, table, yard_of
+from modelyard.cli.output import json_option, print_json, table, yard_of
 from modelyard.cli.progress import open_progress
 from modelyard.engines.task import execute
 from modelyard.errors import InputError
 from modelyard.records import Event, RunState, TaskCall
 from modelyard.store.store import Store
+from modelyard.text import ago, clock, short, span
 from modelyard.yard.run import Run
 
 __all__ = ["commands", "parameter_option", "parse_parameters"]

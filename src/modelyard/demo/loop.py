@@ -17,13 +17,13 @@ import click
 import numpy as np
 
 import modelyard
-from modelyard.cli.output import span
 from modelyard.data import Dataset, Field
 from modelyard.demo.mnist import FILES, fetch_mnist
 from modelyard.demo.stage import Stage
 from modelyard.errors import DataError, MissingExtraError, RunError
 from modelyard.packages.codecs.csv import cell_names
 from modelyard.testing.load import LoadGenerator, LoadReport
+from modelyard.text import span
 from modelyard.yard import Yard
 
 __all__ = ["Outcome", "play"]

@@ -368,3 +368,13 @@ def test_two_hundred_steps_are_planned_in_twenty_milliseconds(tmp_path: Path) ->
     assert len(made.tasks) == 200
     assert made["s199"].inputs == {"result": Source("s198", "result")}
     assert min(taken) < 0.020
+
+
+def test_the_example_of_the_explanation_is_wired_as_the_page_says() -> None:
+    page = Path(__file__).parents[3] / "docs" / "explanation" / "plan-and-fingerprint.md"
+    example = page.read_text(encoding="utf-8").partition("```yaml\nsteps:\n")[2].partition("```")[0]
+    text = "\n".join(f"  {line}" for line in example.splitlines())
+    made = plan(loads_blueprint(f"pipeline:\n  name: houses\n  prediction_type: regression\n  steps:\n{text}\n"))
+    assert made["small"].inputs["train"] == Source("plain", "train")
+    assert made["large"].inputs["train"] == Source("rich", "train")
+    assert "small" not in made["large"].needs

@@ -13,10 +13,13 @@ from typing import Any
 
 import uvloop
 from granian._futures import _future_watcher_wrapper, _new_cbscheduler
-from granian._granian import RSGIWorker, SocketHolder, WorkerSignal
+from granian._granian import RSGIProtocolClosed, RSGIProtocolError, RSGIWorker, SocketHolder, WorkerSignal
 from granian.http import HTTP1Settings
 
-__all__ = ["HttpServer", "new_event_loop"]
+__all__ = ["CONNECTION_LOST", "HttpServer", "new_event_loop"]
+
+CONNECTION_LOST = (RSGIProtocolClosed, RSGIProtocolError)
+"""What reading a body raises where the client went away before its end."""
 
 BACKLOG = 1024
 CONNECTIONS = 4096

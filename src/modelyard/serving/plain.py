@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from modelyard.errors import ModelyardError
+from modelyard.serving.http_server import CONNECTION_LOST
 from modelyard.serving.loading import CSV, JSON, JSON_COLUMNS
 from modelyard.serving.logs import Log
 from modelyard.serving.metrics import CONTENT_TYPE, Metrics
@@ -124,7 +125,7 @@ class PlainApplication:
             generation = self._take(name)
             named = generation.headers
             self._admit(scope)
-            body = await self._read(scope, exchange)
+            body = await self._read(scope, exchange, kind)
             if len(body) > LARGE_BODY:
                 loop = asyncio.get_running_loop()
                 rows, answer = await loop.run_in_executor(
@@ -177,13 +178,24 @@ class PlainApplication:
         if encoding and encoding.strip().lower() != "identity":
             raise HttpProblem(415, "content-encoding", "The body is compressed.", remedy="Send it uncompressed.")
 
-    async def _read(self, scope: Scope, exchange: Exchange) -> bytes:
-        """Return the body, and hold no more of it than the limit allows, whatever its head announces."""
+    async def _read(self, scope: Scope, exchange: Exchange, kind: str) -> bytes:
+        """Return the whole body, and hold no more of it than the limit allows, whatever its head announces."""
         limit = self._limits.body_bytes
         announced = scope.headers.get("content-length")
-        if announced is not None and announced.isdecimal() and int(announced) <= limit:
-            # The server ends the body at the announced length.
-            return await exchange()
+        if scope.headers.get("transfer-encoding") is not None:
+            if announced is not None:
+                raise HttpProblem(400, "malformed", "The request has both a content length and a transfer encoding.")
+            if kind != JSON:
+                # The server does not tell a body that was cut off from a whole one, and half a table is a table too.
+                raise HttpProblem(
+                    411, "length-required", "A CSV body needs its length.", remedy="Send Content-Length, or JSON."
+                )
+        elif announced is None or int(announced) <= limit:
+            # The server ends the body at the announced length, and one that falls short of it is an error.
+            try:
+                return await exchange()
+            except CONNECTION_LOST:
+                raise HttpProblem(400, "incomplete", "The body ended before its announced length.") from None
         pieces: list[bytes] = []
         size = 0
         async for piece in exchange:

@@ -119,6 +119,36 @@ def test_a_chunked_body_within_the_limit_is_answered(served):
     connection.close()
 
 
+HEAD = f"POST {PATH} HTTP/1.1\r\nhost: x\r\n".encode()
+CHUNKED = b"transfer-encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (HEAD + b"content-type: text/csv\r\n" + CHUNKED + b"\r\n6\r\nx\n1\n2\n\r\n", 411),
+        (HEAD + CHUNKED + b'\r\n6\r\n{"rows\r\n', 422),
+        (HEAD + b"content-length: 100\r\ncontent-type: text/csv\r\n\r\nx\n1\n2\n", 400),
+    ],
+)
+def test_a_body_that_was_cut_off_is_never_answered_as_if_it_were_whole(served, request_bytes, status):
+    port = int(served.client.url.rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(request_bytes)
+        connection.shutdown(socket.SHUT_WR)
+        answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 %d" % status), answer
+
+
+def test_a_short_announced_length_does_not_let_a_long_chunked_body_pass_the_limit(served):
+    port = int(served.client.url.rsplit(":", 1)[1])
+    body = b"1388\r\n" + b" " * 0x1388 + b"\r\n0\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(HEAD + CHUNKED + b"content-length: 4\r\n\r\n" + body)
+        answer = connection.recv(4096)
+    assert answer[9:12] in (b"400", b"413"), answer
+
+
 def test_too_many_rows_are_413(served):
     problem(served.request("POST", PATH, json.dumps({"rows": [{"x": 1}] * 21})), 413, "too-many-rows")
     assert served.request("POST", PATH, json.dumps({"rows": [{"x": 1}] * 20})).status == 200

@@ -44,8 +44,10 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def yard_of(ctx: click.Context) -> Yard:
-    """Open the project that the command line names."""
-    return Yard.open(ctx.find_root().obj["project"])
+    """Open the project that the command line names, until the command ends."""
+    yard = Yard.open(ctx.find_root().obj["project"])
+    ctx.find_root().call_on_close(yard.close)
+    return yard
 
 
 def print_json(value: Any) -> None:

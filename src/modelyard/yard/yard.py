@@ -16,6 +16,7 @@ from modelyard.blueprint.load import load_blueprint
 from modelyard.blueprint.model import Blueprint
 from modelyard.blueprint.plan import Plan, plan
 from modelyard.catalog.catalog import Catalog
+from modelyard.catalog.liveness import process_identity
 from modelyard.center.center import Actor, Center
 from modelyard.center.policy import Policy, policy_of
 from modelyard.center.registry import Live, Story, VersionState
@@ -260,6 +261,7 @@ class Yard:
             environment=environment_lock(),
             resumed=earlier.id if earlier else None,
             pid=os.getpid(),
+            process=process_identity(os.getpid()),
             host=socket.gethostname(),
         )
         chosen = executor or self.settings.executor
@@ -471,10 +473,23 @@ class Yard:
 
     def rebuild_catalog(self) -> int:
         """Make the catalog anew from the run manifests in the store; return how many runs it has."""
-        self.__dict__.pop("catalog", None)
-        with_records = Catalog.renew(self._absolute(self.settings.catalog))
-        self.__dict__["catalog"] = with_records
-        return with_records.rebuild(run_manifests(self.store))
+        self.close()
+        records = list(run_manifests(self.store))
+        Catalog.rebuilt(self._absolute(self.settings.catalog), records).close()
+        return len(records)
+
+    def close(self) -> None:
+        """Write what is still held back, and give back what was opened; the yard opens it again when it is used."""
+        for name in ("catalog", "bus", "center"):
+            opened = self.__dict__.pop(name, None)
+            if name != "center" and opened is not None:
+                opened.close()
+
+    def __enter__(self) -> Yard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _absolute(self, url: str) -> str:
         for scheme in ("sqlite:///", "file://"):

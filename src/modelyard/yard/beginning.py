@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from modelyard.center.keys import make_key
 from modelyard.center.people import PEOPLE_FILE, Person, render_people
 from modelyard.errors import InputError, MissingExtraError, StorageError
 from modelyard.files import storage_errors, write_atomically
-from modelyard.yard.identity import DEMO_PEOPLE, PEOPLE_CHOICES, git_person, key_folder, make_key
+from modelyard.yard.identity import DEMO_PEOPLE, PEOPLE_CHOICES, git_person, key_folder
 from modelyard.yard.project import write_template
 
 __all__ = ["begin"]

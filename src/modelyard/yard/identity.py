@@ -9,10 +9,9 @@ from modelyard.center.center import Actor
 from modelyard.center.center import actor_of as actor_from_git
 from modelyard.center.people import PEOPLE_FILE, parse_people
 from modelyard.config import Settings
-from modelyard.errors import InputError, MissingExtraError
 from modelyard.yard.project import INTERNAL
 
-__all__ = ["DEMO_PEOPLE", "PEOPLE_CHOICES", "actor_of", "git_person", "key_folder", "make_key"]
+__all__ = ["DEMO_PEOPLE", "PEOPLE_CHOICES", "actor_of", "git_person", "key_folder"]
 
 PEOPLE_CHOICES = ("you", "demo")
 
@@ -49,29 +48,6 @@ def actor_of(project: Path, settings: Settings, identity: str | None) -> Actor |
         key = str(own)
     found = actor_from_git(project, identity=email, signing_key=key)
     return Actor(person.name, email, found.signing_key) if person and found else found
-
-
-def make_key(path: Path, comment: str) -> str:
-    """Make an Ed25519 SSH key without passphrase and return the public line.
-
-    Raises:
-        MissingExtraError: ssh-keygen is not on this machine.
-        InputError: ssh-keygen could not make it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not path.exists():
-        try:
-            done = subprocess.run(
-                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)],
-                capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-        except FileNotFoundError as error:
-            raise MissingExtraError(
-                "ssh-keygen is not on the PATH.", remedy="Install OpenSSH's client: apt install openssh-client"
-            ) from error
-        if done.returncode != 0:
-            raise InputError(f"ssh-keygen failed: {done.stderr.strip()}", where=str(path))
-    return path.with_name(f"{path.name}.pub").read_text(encoding="utf-8").strip()
 
 
 def git_person(project: Path) -> tuple[str, str, str | None]:

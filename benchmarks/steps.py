@@ -251,7 +251,7 @@ def _output(command: list[str], folder: Path) -> str:
     variables = {name: value for name, value in (os.environ | places | quiet).items() if value}
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=900, check=False)
     if done.returncode != 0:
-        raise RuntimeError((done.stderr or done.stdout).strip()[-500:])
+        raise RuntimeError((done.stderr or done.stdout).strip().splitlines()[-1])
     return done.stdout
 
 
@@ -283,6 +283,8 @@ def measure(names: list[str], repeat: int) -> tuple[dict[str, Any], dict[str, st
             if name in failed:
                 continue
             with tempfile.TemporaryDirectory(prefix="modelyard-bench-", ignore_cleanup_errors=True) as folder:
+                # What others left to be written must not be paid for by whoever syncs next.
+                os.sync()
                 try:
                     rounds[name].append(CONTENDERS[name](Path(folder)))
                 except (RuntimeError, subprocess.TimeoutExpired) as error:

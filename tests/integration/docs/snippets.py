@@ -3,7 +3,6 @@
 A page may carry HTML comments, unseen by readers:
 
 - `<!-- project: digits-small -->`: the snippets run in a fresh project of that template (default: an empty folder);
-- `<!-- after: how-to/other.md -->` is not supported on purpose: every page stands alone;
 - `<!-- not run: reason -->` right before a fence: the snippet is not run, and the reason is printed.
 """
 
@@ -13,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-LANGUAGES = {"console", "python", "yaml", "toml", "json", "text"}
+LANGUAGES = {"console", "python", "yaml", "toml", "json", "protobuf", "text"}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from grpc_tools import protoc
 from ruamel.yaml import YAML
 from tests.integration.docs.snippets import LANGUAGES, Page, commands, read
 from tests.projects import environment, new_project
@@ -34,13 +35,16 @@ def test_every_fence_names_a_language_that_is_checked(page: Page) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_data_snippets_are_well_formed_and_blueprints_load(page: Page) -> None:
+def test_data_snippets_are_well_formed_and_blueprints_load(page: Page, tmp_path: Path) -> None:
     for snippet in page.snippets:
         where = f"{name(page)}:{snippet.line}"
         if snippet.language == "json":
             json.loads(snippet.text)
         elif snippet.language == "toml":
             tomllib.loads(snippet.text)
+        elif snippet.language == "protobuf":
+            (tmp_path / "page.proto").write_text(snippet.text)
+            assert protoc.main(["protoc", f"-I{tmp_path}", f"-o{os.devnull}", str(tmp_path / "page.proto")]) == 0, where
         elif snippet.language == "yaml":
             YAML(typ="safe").load(snippet.text)
             if re.search(r"^pipeline:", snippet.text, re.MULTILINE) and snippet.not_run is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from modelyard.contracts import Columns
 from modelyard.data import Field, dtype_name
 from modelyard.errors import ContractError
 
-__all__ = ["DTYPES", "Contract", "coerce", "next_version"]
+__all__ = ["DTYPES", "Contract", "coerce", "next_version", "shown", "text_array"]
 
 DTYPES = (
     "bool",
@@ -33,6 +34,11 @@ DTYPES = (
     "string",
 )  # fmt: skip
 """Every dtype that a field may have."""
+
+TEXT_BYTES = 256 * 1024 * 1024
+"""The most memory that a column of texts may take: in an array every text is as wide as the longest one."""
+
+_SHOWN = 60
 
 _OPERATION = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 
@@ -76,7 +82,7 @@ class Contract(msgspec.Struct, frozen=True):
         """
         try:
             return msgspec.json.decode(text, type=cls)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ContractError(f"This is not a contract: {error}.") from error
 
     @property
@@ -176,6 +182,34 @@ def coerce(field: Field, values: Any) -> NDArray[Any]:
     raise _misfit(field, 0, f"got {dtype_name(array.dtype)}")
 
 
+def text_array(field: Field, values: Sequence[Any]) -> NDArray[np.str_]:
+    """Return texts as an array, unless one long text among many rows would make it larger than the machine.
+
+    Args:
+        field: Of the contract.
+        values: A text for each row, or nested lists of the field's shape.
+
+    Raises:
+        ContractError: It would take over `TEXT_BYTES`; `where` names the row with the longest text.
+    """
+    widths = [len(value) if isinstance(value, str) else max(map(len, _leaves(value))) for value in values]
+    longest = max(widths, default=0)
+    size = 4 * longest * len(values) * math.prod(field.shape)
+    if size > TEXT_BYTES:
+        raise ContractError(
+            f"A text of {longest} characters beside {len(values) - 1} other rows takes too much memory.",
+            where=f"row {widths.index(longest)}, field {field.name!r}",
+            remedy="Send rows with long texts in requests of their own.",
+        )
+    return np.array(values, dtype=np.str_)
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error shows it: its beginning, where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
+
+
 def _check_fields(side: str, fields: Sequence[Field]) -> None:
     names = [field.name for field in fields]
     for field in fields:
@@ -218,7 +252,7 @@ def _from_objects(field: Field, values: Any) -> NDArray[Any]:
             raise _misfit(field, index, f"the row has the shape {list(row.shape)}")
         for element in _leaves(value):
             if not isinstance(element, kinds) or (isinstance(element, bool) and field.dtype != "bool"):
-                raise _misfit(field, index, f"got {element!r}")
+                raise _misfit(field, index, f"got {shown(element)}")
         rows.append(value)
     array = np.asarray(rows)
     if array.dtype == object:

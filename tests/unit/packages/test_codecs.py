@@ -293,3 +293,42 @@ def duration(call: Any) -> float:
     start = perf_counter()
     call()
     return perf_counter() - start
+
+
+TEXT = Contract((Field("text", "string"), Field("x", "float32")), (Field("value", "float32"),))
+
+
+@pytest.mark.parametrize("layout", ["json", "csv"])
+def test_one_long_text_among_many_rows_does_not_fill_the_memory(layout: str) -> None:
+    texts = ["a"] * 1000 + ["z" * 100_000] + ["a"]
+    if layout == "json":
+        decode, body = json_codec.decode, msgspec.json.encode({"rows": [{"text": text, "x": 1} for text in texts]})
+    else:
+        decode, body = csv_codec.decode, "\n".join(["text,x", *(f"{text},1" for text in texts)]).encode()
+    with pytest.raises(ContractError, match="takes too much memory") as caught:
+        decode(TEXT, body)
+    assert caught.value.where == "row 1000, field 'text'"
+
+
+def test_one_long_text_alone_is_read() -> None:
+    columns = json_codec.JsonCodec(TEXT).decode(msgspec.json.encode([{"text": "z" * 1_000_000, "x": 1}]))
+    assert len(columns["text"][0]) == 1_000_000
+
+
+@pytest.mark.parametrize("cell", ["٣", "४.५", "1_000"])
+@pytest.mark.parametrize("dtype", ["int64", "float64"])
+def test_a_number_of_csv_is_written_in_ascii_digits_alone(cell: str, dtype: str) -> None:
+    contract = Contract((Field("x", dtype),), (Field("value", "float32"),))
+    with pytest.raises(ContractError) as caught:
+        csv_codec.decode(contract, f"x\n1\n{cell}\n".encode())
+    assert caught.value.where == "row 1, column 'x'"
+
+
+def test_an_error_shows_the_beginning_of_a_long_value_alone() -> None:
+    contract = Contract((Field("x", "int8"),), (Field("value", "float32"),))
+    with pytest.raises(ContractError) as caught:
+        csv_codec.decode(contract, b"x\n" + b"z" * 100_000)
+    assert len(str(caught.value)) < 300
+    with pytest.raises(ContractError) as caught:
+        json_codec.JsonCodec(contract).decode(b'[{"x":' + b"9" * 4000 + b"}]")
+    assert len(str(caught.value)) < 300

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from modelyard.contracts import Columns
 from modelyard.data import Field
 from modelyard.errors import ContractError
-from modelyard.packages.contract import Contract, coerce, describe, type_text
+from modelyard.packages.contract import Contract, coerce, describe, shown, text_array, type_text
 
 __all__ = ["cell_names", "decode", "encode"]
 
@@ -129,7 +129,7 @@ def _places(contract: Contract, header: Sequence[str]) -> dict[str, int]:
 
 def _parse(field: Field, name: str, cells: Sequence[str]) -> NDArray[Any]:
     if field.dtype == "string":
-        return np.array(cells, dtype=np.str_) if cells else np.empty(0, dtype="<U1")
+        return text_array(field, cells) if cells else np.empty(0, dtype="<U1")
     if field.dtype == "bool":
         return np.array([_one(field, name, row, cell) for row, cell in enumerate(cells)], dtype=np.bool_)
     kind: Any = np.float64
@@ -137,8 +137,7 @@ def _parse(field: Field, name: str, cells: Sequence[str]) -> NDArray[Any]:
         kind = np.uint64 if field.dtype == "uint64" else np.int64
     read: Any = float if kind is np.float64 else int
     try:
-        # Python reads 1_000 as a number; a CSV file does not mean one.
-        if any("_" in cell for cell in cells):
+        if not all(map(_plain, cells)):
             raise ValueError
         return np.array([read(cell) for cell in cells], dtype=kind)
     except (ValueError, OverflowError):
@@ -160,23 +159,28 @@ def _one(field: Field, name: str, row: int, cell: str) -> bool | int | float:
             value = None
     if value is None:
         raise ContractError(
-            f"Expected {field.dtype}; got {cell!r}." if cell else f"Expected {field.dtype}; the cell is empty.",
+            f"Expected {field.dtype}; got {shown(cell)}." if cell else f"Expected {field.dtype}; the cell is empty.",
             where=f"row {row}, column {name!r}",
             remedy=f"Give {field.name!r} as {type_text(field)}.",
         )
     return value
 
 
+def _plain(text: str) -> bool:
+    """Say whether a text can be a number of CSV; Python would also read `1_000`, and the digits of any script."""
+    return text.isascii() and "_" not in text
+
+
 def _number(text: str) -> float | None:
     try:
-        return None if "_" in text else float(text)
+        return float(text) if _plain(text) else None
     except ValueError:
         return None
 
 
 def _whole(text: str) -> int | None:
     try:
-        return None if "_" in text else int(text)
+        return int(text) if _plain(text) else None
     except ValueError:
         number = _number(text)
         return int(number) if number is not None and math.isfinite(number) and number == int(number) else None

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from modelyard.contracts import Columns
 from modelyard.data import Field
 from modelyard.errors import ContractError
-from modelyard.packages.contract import Contract, coerce, describe, type_text
+from modelyard.packages.contract import Contract, coerce, describe, shown, text_array, type_text
 
 __all__ = ["JsonCodec", "Layout", "decode", "encode"]
 
@@ -149,7 +149,7 @@ def _array(field: Field, values: Sequence[Any]) -> NDArray[Any]:
     if not values:
         return np.empty((0, *field.shape), dtype="<U1" if field.dtype == "string" else field.dtype)
     if field.dtype == "string":
-        return np.array(["" if value is None else value for value in values] if None in values else values)
+        return text_array(field, ["" if value is None else value for value in values] if None in values else values)
     if field.dtype == "bool":
         return np.array(values, dtype=np.bool_)
     if field.dtype.startswith("float"):
@@ -167,7 +167,7 @@ def _integers(field: Field, values: Sequence[Any]) -> NDArray[Any]:
         for element in np.array(value, dtype=object).ravel().tolist():
             if element != int(element) or not limits.min <= element <= limits.max:
                 raise ContractError(
-                    f"Expected {type_text(field)}; got {element}.",
+                    f"Expected {type_text(field)}; got {shown(element)}.",
                     where=f"row {row}, field {field.name!r}",
                     remedy=f"Give {field.name!r} as {type_text(field)}.",
                 )

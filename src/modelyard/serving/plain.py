@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import time
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -26,8 +27,8 @@ __all__ = ["PlainApplication"]
 
 LARGE_BODY = 256 * 1024
 DISCARD = 32 * 1024 * 1024
-_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,64}$")
-_MODEL_PATH = re.compile(r"^/v1/models/([^/]+)(/predict)?$")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_MODEL_PATH = re.compile(r"/v1/models/([^/]+)(/predict)?")
 _RETRY = (("retry-after", "1"),)
 _BY_COLUMNS = re.compile(rb'^\s*\{\s*"columns"\s*:')
 _UTF8 = ("utf-8", "utf8", "us-ascii")
@@ -100,8 +101,8 @@ class PlainApplication:
     async def __call__(self, scope: Scope, exchange: Exchange) -> None:
         """Answer one request; whatever happens, it is answered exactly once."""
         given = scope.headers.get("x-request-id")
-        request_id = given if given and _REQUEST_ID.match(given) else f"{self._id_prefix}-{next(self._ids):x}"
-        match = _MODEL_PATH.match(scope.path)
+        request_id = given if given and _REQUEST_ID.fullmatch(given) else f"{self._id_prefix}-{next(self._ids):x}"
+        match = _MODEL_PATH.fullmatch(scope.path)
         if match is not None and match[2]:
             await self._predict(scope, exchange, match[1], request_id)
             return
@@ -125,7 +126,7 @@ class PlainApplication:
             generation = self._take(name)
             named = generation.headers
             self._admit(scope)
-            body = await self._read(scope, exchange, kind)
+            body = await self._in_time(self._read(scope, exchange, kind))
             if len(body) > LARGE_BODY:
                 loop = asyncio.get_running_loop()
                 rows, answer = await loop.run_in_executor(
@@ -177,6 +178,17 @@ class PlainApplication:
         encoding = scope.headers.get("content-encoding")
         if encoding and encoding.strip().lower() != "identity":
             raise HttpProblem(415, "content-encoding", "The body is compressed.", remedy="Send it uncompressed.")
+
+    async def _in_time(self, reading: Coroutine[Any, Any, bytes]) -> bytes:
+        """Return the body, unless its sender takes so long that others would find no place."""
+        try:
+            async with asyncio.timeout(self._limits.body_seconds):
+                return await reading
+        except TimeoutError:
+            raise HttpProblem(
+                408, "timeout", f"The body did not arrive within {self._limits.body_seconds:g} s.",
+                remedy="Send it at once.", headers=(("connection", "close"),),
+            ) from None  # fmt: skip
 
     async def _read(self, scope: Scope, exchange: Exchange, kind: str) -> bytes:
         """Return the whole body, and hold no more of it than the limit allows, whatever its head announces."""

@@ -23,11 +23,13 @@ class Limits(msgspec.Struct, frozen=True):
         body_bytes: The longest body; the rest of a longer one is not kept.
         rows: The most rows in one request.
         in_flight: The most requests that all workers together hold.
+        body_seconds: How long a body may take to arrive: who sends slowly holds one of those places.
     """
 
     body_bytes: int = 16 * 1024 * 1024
     rows: int = 100_000
     in_flight: int = 256
+    body_seconds: float = 30.0
 
 
 class Live(msgspec.Struct, frozen=True):

@@ -264,7 +264,7 @@ def _event(name: TagName, header: TagHeader, message: bytes) -> Event:
         raise ValueError("The Model Center does not use this kind of GTO tag.")
     try:
         body = msgspec.json.decode(message)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"Its message is not JSON: {error}.") from error
     if not isinstance(body, dict):
         raise ValueError("Its message is not a JSON object.")

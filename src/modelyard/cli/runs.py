@@ -290,7 +290,7 @@ def task_run(call: Path) -> None:
     """Execute the task whose call is in the JSON file CALL; print its events and result as JSON lines."""
     try:
         wanted = msgspec.json.decode(call.read_bytes(), type=TaskCall)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(f"This is no task call: {error}.", where=str(call)) from error
 
     def emit(event: Event) -> None:

@@ -74,7 +74,7 @@ class TaskCache:
             return None
         try:
             record = self._decoder.decode(self._store.objects.get(digest))
-        except (InputError, IntegrityError, msgspec.DecodeError):
+        except (InputError, IntegrityError, msgspec.DecodeError, UnicodeDecodeError):
             # A record that can't be read answers for nothing; the task runs, and writes it anew.
             return None
         return record if self.usable(record) else None

@@ -10,8 +10,8 @@ import msgspec
 
 from modelyard.packages.codecs.proto import message_names
 from modelyard.packages.contract import Contract, type_text
-from modelyard.packages.flavours.skops_types import TRUSTED
 from modelyard.packages.model import ModelInfo
+from modelyard.store.materializers.skops_types import TRUSTED
 
 __all__ = ["environment_lock", "metadata_json", "mlmodel", "model_card", "safe_json"]
 

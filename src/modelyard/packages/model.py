@@ -233,7 +233,7 @@ def read_info(folder: Path) -> ModelInfo:
     file = folder / _INFO
     try:
         return msgspec.json.decode(file.read_bytes(), type=ModelInfo)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise IntegrityError(f"This is no model folder: {error}.", where=str(file)) from error
 
 

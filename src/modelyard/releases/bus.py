@@ -153,7 +153,7 @@ class FileBus:
             if isinstance(error.__cause__, FileNotFoundError):
                 return 0
             raise
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return 0
         return done.end if blake3_bytes(read.removesuffix(b"\n")) == done.digest else 0
 

@@ -68,7 +68,7 @@ class ServiceFile(msgspec.Struct, frozen=True):
                 return None
         try:
             return msgspec.json.decode(data, type=cls)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise IntegrityError(f"This is not a service's file: {error}.", where=str(path)) from error
 
 

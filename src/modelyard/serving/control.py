@@ -82,7 +82,7 @@ class ControlServer:
         try:
             while (request := channel.receive()) is not None:
                 channel.send(self._reply(request))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             channel.send(Failed(failure_of(InputError(f"This is no request: {error}."))))
         channel.close()
 

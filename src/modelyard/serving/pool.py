@@ -204,7 +204,7 @@ class Pool:
                         worker.answers.put(frame)
                     case Preparing() | Refused():
                         worker.answers.put(frame)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             self._log.error("worker-unintelligible", worker=worker.number, reason=str(error))
         self._lose(worker)
 

@@ -134,7 +134,7 @@ class CommittedFile:
                 return Committed()
         try:
             return msgspec.json.decode(data, type=Committed)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise IntegrityError(
                 f"The committed state can't be read: {error}.",
                 where=str(self.path),

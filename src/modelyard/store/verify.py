@@ -89,7 +89,7 @@ def required(data: bytes, digest: str) -> Iterator[str]:
             return
     try:
         value = msgspec.json.decode(data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return
     yield from _in_record(value)
 

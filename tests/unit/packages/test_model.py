@@ -20,7 +20,15 @@ from sklearn.svm import LinearSVC
 from tests.unit.packages.conftest import customers, images
 
 from modelyard.data import Dataset, Field
-from modelyard.errors import ContractError, DataError, IntegrityError, MissingExtraError, NotFoundError, StorageError
+from modelyard.errors import (
+    ContractError,
+    DataError,
+    InputError,
+    IntegrityError,
+    MissingExtraError,
+    NotFoundError,
+    StorageError,
+)
 from modelyard.packages.assemble import assemble, input_shape
 from modelyard.packages.flavours.onnx_runtime import OnnxPredictor, check_onnx
 from modelyard.packages.flavours.torch import build_network
@@ -209,7 +217,7 @@ def test_unknown_flavours_and_missing_files_are_told(tmp_path: Path, network: Pa
 def test_an_estimator_with_code_of_ones_own_is_refused(tmp_path: Path) -> None:
     _, rows = linear()
     estimator = make_pipeline(FunctionTransformer(twice), LinearRegression())
-    with pytest.raises(IntegrityError, match=r"not trusted: .*twice"):
+    with pytest.raises(InputError, match=r"not trusted: .*twice"):
         save_model(
             tmp_path / "u", flavour="sklearn", model=estimator.fit(np.abs(rows), rows[:, 0]), inputs=SCALARS,
             prediction_type="regression",

@@ -9,43 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import skops.io
 from sklearn.base import BaseEstimator
 
 from modelyard.errors import InputError, IntegrityError
+from modelyard.store.materializers.skops_types import TRUSTED
 
-__all__ = ["TRUSTED", "SkopsMaterializer", "dump_estimator", "load_estimator"]
+__all__ = ["SkopsMaterializer", "dump_estimator", "load_estimator"]
 
 _FILE = "estimator.skops"
 _SCHEMA = "schema.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-
-TRUSTED = (
-    "sklearn._loss.link.IdentityLink",
-    "sklearn._loss.link.Interval",
-    "sklearn._loss.link.LogLink",
-    "sklearn._loss.link.LogitLink",
-    "sklearn._loss.link.MultinomialLogit",
-    "sklearn._loss.loss.AbsoluteError",
-    "sklearn._loss.loss.HalfBinomialLoss",
-    "sklearn._loss.loss.HalfGammaLoss",
-    "sklearn._loss.loss.HalfMultinomialLoss",
-    "sklearn._loss.loss.HalfPoissonLoss",
-    "sklearn._loss.loss.HalfSquaredError",
-    "sklearn._loss.loss.HuberLoss",
-    "sklearn._loss.loss.PinballLoss",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.metrics._dist_metrics.EuclideanDistance32",
-    "sklearn.metrics._dist_metrics.EuclideanDistance64",
-    "sklearn.metrics._dist_metrics.ManhattanDistance64",
-    "sklearn.metrics._dist_metrics.MinkowskiDistance64",
-    "sklearn.neighbors._ball_tree.BallTree",
-    "sklearn.neighbors._kd_tree.KDTree",
-    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
-    "sklearn.tree._tree.Tree",
-)
-"""Types beyond skops' own list that fitted estimators hold; they keep numbers, and building one opens no file."""
 
 
 class SkopsMaterializer:
@@ -93,11 +68,31 @@ def dump_estimator(value: BaseEstimator) -> bytes:
         files: dict[str, str] = {}
         _renumber(schema, {}, files)
         target = io.BytesIO()
-        with zipfile.ZipFile(target, "w") as result:
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as result:
             for old, new in files.items():
-                result.writestr(zipfile.ZipInfo(new, _EPOCH), source.read(old))
-            result.writestr(zipfile.ZipInfo(_SCHEMA, _EPOCH), json.dumps(schema))
+                content = source.read(old)
+                result.writestr(_entry(new), _without_padding(content) if new.endswith(".npy") else content)
+            result.writestr(_entry(_SCHEMA), json.dumps(schema, indent=1))
     return target.getvalue()
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, _EPOCH)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    return entry
+
+
+def _without_padding(npy: bytes) -> bytes:
+    """Return an array file with zeros between the fields of a structure: a tree's nodes have chance bytes there."""
+    array = np.load(io.BytesIO(npy), allow_pickle=False)
+    if array.dtype.names is None or array.ndim != 1:
+        return npy
+    # NumPy's own copies leave the gaps as they come, so the bytes are laid out here.
+    content = bytearray(array.nbytes)
+    clean = np.frombuffer(content, dtype=array.dtype)
+    for name in array.dtype.names:
+        clean[name] = array[name]
+    return npy[: len(npy) - len(content)] + bytes(content)
 
 
 def load_estimator(data: bytes, where: str) -> BaseEstimator:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -75,6 +75,23 @@ class Trees:
         """Keep a folder of the store's own temporary area; its large files are moved away."""
         files, empty = scan(root)
         return self._keep(root, files, empty, {}, take=True)
+
+    def pack(self, files: Mapping[str, bytes]) -> tuple[str, Manifest]:
+        """Keep files that lie in memory; the tree is the one that a folder of them would be."""
+        bundler, entries = Bundler(self._objects.put), []
+        for path, data in sorted(files.items()):
+            small = len(data) <= SMALL_BYTES
+            entry = Entry(path, len(data), False, blake3_bytes(data) if small else self._objects.put(data))
+            if small:
+                bundler.add(entry, data)
+            entries.append(entry)
+        return self._put(entries, [], bundler)
+
+    def unpack(self, digest: str) -> dict[str, bytes]:
+        """Return the files of a tree, verified."""
+        manifest = self.manifest(digest)
+        files = {entry.path: bytes(data) for entry, data in self._small(manifest)}
+        return files | {entry.path: self._objects.get(entry.digest) for entry in manifest.large}
 
     def manifest(self, digest: str) -> Manifest:
         """Return the manifest of a tree, verified."""
@@ -144,6 +161,9 @@ class Trees:
                 digest = large.get((found.path, found.stamp)) or self._keep_large(Path(path), found, take=take)
                 entry = Entry(found.path, found.stamp.size, found.executable, digest)
             entries.append(entry)
+        return self._put(entries, empty, bundler)
+
+    def _put(self, entries: list[Entry], empty: list[str], bundler: Bundler) -> tuple[str, Manifest]:
         bundles, inline = bundler.finish()
         manifest = Manifest(format=FORMAT, entries=tuple(entries), folders=tuple(empty), bundles=bundles, inline=inline)
         return self._objects.put(manifest.encode()), manifest
@@ -162,7 +182,7 @@ class Trees:
         data = self._index.recall(key)
         try:
             return msgspec.msgpack.decode(data, type=_Added) if data else None
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return None
 
     def _unchanged(self, before: _Added, files: list[Found], empty: list[str]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -263,7 +263,7 @@ class LocalObjects:
         return True
 
     def _place(self, temp: str, path: str) -> None:
-        _rename(temp, path)
+        _rename(temp, path, self._pending.object)
         self._pending.object(path)
 
 
@@ -293,7 +293,7 @@ class LocalNames:
                 write_all(descriptor, check_digest(digest).encode())
             finally:
                 os.close(descriptor)
-            _rename(temp, path)
+            _rename(temp, path, self._pending.name)
         except OSError as error:
             _discard(temp)
             raise storage_error(path, error) from error
@@ -378,22 +378,23 @@ def _unless_missing(path: str) -> Iterator[None]:
         raise storage_error(path, error) from error
 
 
-def _rename(temp: str, path: str) -> None:
-    """Rename; where the target's folder is missing, make it so that it survives a power cut."""
+def _rename(temp: str, path: str, note: Callable[[str], None]) -> None:
+    """Rename; where the target's folder is missing, make it, and note every folder that got an entry by that."""
     try:
         os.rename(temp, path)  # noqa: PTH104
     except FileNotFoundError:
-        _make_folder(os.path.dirname(path))  # noqa: PTH120
+        _make_folder(os.path.dirname(path), note)  # noqa: PTH120
         os.rename(temp, path)  # noqa: PTH104
 
 
-def _make_folder(folder: str) -> None:
+def _make_folder(folder: str, note: Callable[[str], None]) -> None:
     parent = os.path.dirname(folder)  # noqa: PTH120
     if not os.path.isdir(parent):  # noqa: PTH112
-        _make_folder(parent)
+        _make_folder(parent, note)
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder)  # noqa: PTH102
-        sync_folder(parent)
+    # Also where another process made it: that one may not have synced it yet.
+    note(parent)
 
 
 def _discard(temp: str) -> None:

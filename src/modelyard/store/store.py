@@ -17,7 +17,7 @@ from modelyard.records import Artifact
 from modelyard.store.folders import TreeCache, Trees
 from modelyard.store.index import stamp_of
 from modelyard.store.local import open_local
-from modelyard.store.materializers import Materializers
+from modelyard.store.materializers import Materializers, Packer
 from modelyard.store.parts import Parts
 from modelyard.store.tree import SMALL_BYTES, Manifest
 
@@ -163,6 +163,10 @@ class Store:
             InputError: No materializer accepts the value, or none has that name.
         """
         chosen = self._materializers.choose(value, materializer)
+        if isinstance(chosen, Packer):
+            packed, summary = chosen.pack(value)
+            digest, manifest = self.trees.pack(packed)
+            return Artifact(digest, chosen.name, manifest.size, dict(summary))
         built = self.temp.folder()
         try:
             files = built / "files"
@@ -183,7 +187,10 @@ class Store:
             IntegrityError: Its bytes have changed.
             InputError: Its materializer is not installed.
         """
-        return self._materializers.named(artifact.materializer).load(self.fetch_tree(artifact.digest))
+        materializer = self._materializers.named(artifact.materializer)
+        if isinstance(materializer, Packer):
+            return materializer.unpack(self.trees.unpack(artifact.digest))
+        return materializer.load(self.fetch_tree(artifact.digest))
 
     def sync(self) -> None:
         """Make everything that was put and named so far survive a power cut."""

@@ -12,6 +12,7 @@ import pytest
 
 from modelyard.contracts import Materializer
 from modelyard.files import blake3_file
+from modelyard.store.materializers import Packer
 
 __all__ = ["MaterializerConformance"]
 
@@ -76,6 +77,17 @@ class MaterializerConformance:
                 digests.append([(str(path.relative_to(folder)), blake3_file(path)) for path in files])
             written.append(digests)
         assert written[0] == written[1]
+
+    def test_what_it_packs_in_memory_is_what_it_saves(self, materializer: Materializer, tmp_path: Path) -> None:
+        if not isinstance(materializer, Packer):
+            pytest.skip("It has no `pack`.")
+        for number, value in enumerate(self.values(tmp_path)):
+            folder = tmp_path / f"saved{number}"
+            folder.mkdir()
+            summary = materializer.save(value, folder)
+            files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+            assert materializer.pack(value) == (files, summary)
+            assert self.same(value, materializer.unpack(files)), repr(value)
 
     def test_nothing_is_pickled(self, materializer: Materializer, tmp_path: Path) -> None:
         for number, value in enumerate(self.values(tmp_path)):

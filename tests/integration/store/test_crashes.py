@@ -182,7 +182,7 @@ def test_a_checkout_onto_a_full_disk_leaves_nothing(small_disk: Path, tmp_path: 
 
 def test_a_read_only_store_can_be_read_and_says_that_it_can_not_be_written(tmp_path: Path) -> None:
     writable = Store.open(f"file://{tmp_path}/store")
-    value, large = writable.save({"a": 1}), writable.save(np.arange(100_000))
+    value, large = writable.save(np.arange(3)), writable.save(np.arange(100_000))
     writable.names.set("runs/1", value.digest)
     (tmp_path / "store" / "cache" / "trees" / value.digest / "known").unlink()
     for frozen in mounted(tmp_path / "frozen", ["-o", "bind,ro", str(tmp_path / "store")]):
@@ -191,7 +191,7 @@ def test_a_read_only_store_can_be_read_and_says_that_it_can_not_be_written(tmp_p
 
 def check_frozen(store: Store, value: Artifact, large: Artifact, target: Path) -> None:
     assert store.names.get("runs/1") == value.digest
-    assert store.load(value) == {"a": 1}
+    assert np.array_equal(store.load(value), [0, 1, 2])
     assert np.array_equal(store.load(large), np.arange(100_000))
     store.checkout(large.digest, target)
     assert store.add(target) == large.digest, "what is there need not be written"

@@ -151,17 +151,36 @@ def test_a_bit_flipped_under_a_fetched_tree_is_noticed_on_the_next_read(local: S
 
 
 def test_a_file_removed_from_a_fetched_tree_is_put_back(local: Store) -> None:
-    artifact = local.save({"a": 1})
-    (local.fetch_tree(artifact.digest) / "value.json").unlink()
-    assert local.load(artifact) == {"a": 1}
+    artifact = local.save(np.arange(3))
+    (local.fetch_tree(artifact.digest) / "array.npy").unlink()
+    assert np.array_equal(local.load(artifact), [0, 1, 2])
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, "x" * 10_000, list(range(100_000))], ids=["inline", "bundle", "object"])
+def test_a_plain_value_passes_through_memory_and_is_the_tree_that_its_file_would_be(
+    local: Store, tmp_path: Path, value: object
+) -> None:
+    artifact = local.save(value)
+    assert not (tmp_path / "store" / "cache").exists()
+    assert local.load(artifact) == value
+    local.checkout(artifact.digest, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["value.json"]
+    assert local.add(tmp_path / "out") == artifact.digest
+    flip_bit(tmp_path / "store" / "objects" / artifact.digest[:2] / artifact.digest[2:])
+    with pytest.raises(IntegrityError):
+        local.load(artifact)
 
 
 def test_a_value_whose_objects_are_gone_is_not_found(local: Store) -> None:
-    artifact = local.save({"a": 1})
-    with pytest.raises(NotFoundError):
-        local.load(Artifact("0" * 64, "json"))
+    artifact, plain = local.save(np.arange(3)), local.save({"a": 1})
+    for kind in ("json", "array"):
+        with pytest.raises(NotFoundError):
+            local.load(Artifact("0" * 64, kind))
     local.objects.delete(artifact.digest)
-    assert local.load(artifact) == {"a": 1}, "the cached copy is still good"
+    local.objects.delete(plain.digest)
+    assert np.array_equal(local.load(artifact), [0, 1, 2]), "the cached copy is still good"
+    with pytest.raises(NotFoundError):
+        local.load(plain)
 
 
 def test_a_changed_file_is_verified_once_and_an_unchanged_one_not_again(local: Store, tmp_path: Path) -> None:
@@ -245,3 +264,19 @@ def test_spaces_let_in_whom_their_rule_names(local: Store) -> None:
 def test_there_are_no_other_spaces(local: Store, path: str) -> None:
     with pytest.raises(InputError, match="no space"):
         Space(local.names, path, Visitor("ann"))
+
+
+@pytest.mark.parametrize("quiet", [-1, 1 << 60], ids=["file by file", "together"])
+def test_a_sync_takes_all_that_is_pending_however_busy_the_machine_is(
+    local: Store, monkeypatch: pytest.MonkeyPatch, quiet: int
+) -> None:
+    monkeypatch.setattr("modelyard.store.guard.QUIET_BYTES", quiet)
+    with local.group():
+        for number in range(20):
+            local.names.set(f"some/folder{number}/name", local.objects.put(b"%d" % number))
+        local.objects.delete(local.objects.put(b"removed before the sync"))
+        assert local._pending._objects
+        assert local._pending._names
+    assert not local._pending._objects
+    assert not local._pending._names
+    assert len(list(local.names.list("some/"))) == 20

@@ -39,15 +39,24 @@ class JsonMaterializer:
 
     def save(self, value: Any, folder: Path) -> Mapping[str, Any]:
         """Write `value.json`."""
+        files, summary = self.pack(value)
+        (folder / _FILE).write_bytes(files[_FILE])
+        return summary
+
+    def load(self, folder: Path) -> Any:
+        """Return the value."""
+        return self.unpack({_FILE: (folder / _FILE).read_bytes()})
+
+    def pack(self, value: Any) -> tuple[Mapping[str, bytes], Mapping[str, Any]]:
+        """Return the bytes of `value.json`, and the summary."""
         text = json.dumps(value, separators=(",", ":"))
-        (folder / _FILE).write_text(text, encoding="ascii")
         summary: dict[str, Any] = {"type": type(value).__name__}
         if isinstance(value, list | tuple | dict):
             summary["length"] = len(value)
         elif len(text) <= 100:
             summary["value"] = text
-        return summary
+        return {_FILE: text.encode("ascii")}, summary
 
-    def load(self, folder: Path) -> Any:
+    def unpack(self, files: Mapping[str, bytes]) -> Any:
         """Return the value."""
-        return json.loads((folder / _FILE).read_bytes())
+        return json.loads(files[_FILE])

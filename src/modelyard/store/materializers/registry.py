@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from modelyard.contracts import Materializer
 from modelyard.errors import InputError, MissingExtraError
 
-__all__ = ["GROUP", "Materializers"]
+__all__ = ["GROUP", "Materializers", "Packer"]
 
 GROUP = "modelyard.materializers"
+
+
+@runtime_checkable
+class Packer(Protocol):
+    """What a materializer may have besides, where its files are read whole: they then pass through memory alone."""
+
+    def pack(self, value: Any) -> tuple[Mapping[str, bytes], Mapping[str, Any]]:
+        """Return the files that `save` would write, by name, and what it would return."""
+
+    def unpack(self, files: Mapping[str, bytes]) -> Any:
+        """Return what `load` would return."""
 
 
 class _Builtin(NamedTuple):

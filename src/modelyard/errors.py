@@ -23,6 +23,7 @@ A user sees `what`, `where` and `remedy`; a program sees the class and its `code
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -219,6 +220,24 @@ class WorkerLostError(RunError):
 
 
 class MinimumNotMetError(RunError):
-    """A metric stayed under (for errors: over) what the blueprint asks for."""
+    """A metric stayed under (for errors: over) what the blueprint asks for.
+
+    Args:
+        what: As for every error.
+        where: As for every error.
+        remedy: As for every error.
+        outputs: What the step made all the same, by output: kept with the failure, so that people can look at it.
+    """
 
     code = "minimum-not-met"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        remedy: str | None = None,
+        outputs: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.outputs = dict(outputs or {})

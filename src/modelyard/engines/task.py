@@ -20,7 +20,7 @@ from typing import Any
 from modelyard.contracts import Listener
 from modelyard.engines.capture import Capture, TaskLog
 from modelyard.engines.loading import StepLoader
-from modelyard.errors import InputError, ModelyardError, StepError
+from modelyard.errors import InputError, MinimumNotMetError, ModelyardError, StepError
 from modelyard.files import storage_error, storage_errors
 from modelyard.records import Artifact, Event, EventKind, Failure, TaskCall, TaskResult
 from modelyard.store.store import Store
@@ -128,10 +128,7 @@ def execute(call: TaskCall, store: Store, emit: Listener, bench: Workbench | Non
     started = time.time()
     bench = bench or Workbench()
     emit = bench.capture.aside(emit)
-    try:
-        log = TaskLog(call, emit)
-    except ModelyardError as error:
-        return TaskResult(failure=failure_of(error), started=started, finished=time.time())
+    log = TaskLog(call, emit)
     context = StepContext(call, emit, log)
     try:
         with bench.capture.into(log), _in_project(call.project), bench.loader.importing(call.project):
@@ -169,20 +166,28 @@ def _attempt(
             value = function(**arguments)
         finally:
             bench.in_step = False
-        outputs = _named(value, call)
-        for name, value in outputs.items():
-            if name == "metrics":
-                _take_metrics(value, context)
-        artifacts = {name: store.save(value) for name, value in outputs.items()}
-        if bench.sync:
-            store.sync()
+        return _kept(_named(value, call), store, context, bench), None
+    except MinimumNotMetError as error:
+        print(_trimmed(error), end="", file=sys.stderr)  # noqa: T201  (standard error is the task's log here)
+        try:
+            return _kept(error.outputs, store, context, bench), failure_of(error)
+        except ModelyardError as second:
+            return {}, failure_of(second)
     except ModelyardError as error:
         print(_trimmed(error), end="", file=sys.stderr)  # noqa: T201  (standard error is the task's log here)
         return {}, failure_of(error)
     except (Exception, SystemExit) as error:
         print(_trimmed(error), end="", file=sys.stderr)  # noqa: T201
         return {}, _step_failure(error, call)
-    return artifacts, None
+
+
+def _kept(outputs: Mapping[str, Any], store: Store, context: StepContext, bench: Workbench) -> dict[str, Artifact]:
+    """Keep what a step made, and take its metrics."""
+    _take_metrics(outputs.get("metrics"), context)
+    artifacts = {name: store.save(value) for name, value in outputs.items()}
+    if bench.sync:
+        store.sync()
+    return artifacts
 
 
 def _bind(function: Callable[..., Any], call: TaskCall, store: Store, context: StepContext) -> dict[str, Any]:

@@ -357,7 +357,8 @@ class Walk:
         result = future.result()
         record = msgspec.structs.replace(record, metrics=result.metrics)
         if result.failure is not None:
-            return partial(self._fail, record, result.failure)
+            # What a step made before it failed its own check can be looked at; nothing is built on it.
+            return partial(self._fail, msgspec.structs.replace(record, outputs=result.outputs), result.failure)
         record = self._with_log(
             msgspec.structs.replace(record, state=TaskState.SUCCEEDED, outputs=result.outputs, failure=None)
         )

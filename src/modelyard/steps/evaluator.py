@@ -55,7 +55,7 @@ def evaluate(
 
     Raises:
         DataError: The test part has no rows, no target, or a class that the model does not know.
-        MinimumNotMetError: It names metric, value and minimum; the metrics are in the record and the log by then.
+        MinimumNotMetError: It names metric, value and minimum, and carries the outputs.
     """
     classification = prediction_type == "classification"
     bounds = dict(minimum or {})
@@ -81,8 +81,9 @@ def evaluate(
             plots.draw_loss_curve(history, folder / "loss_curve")
     if not plots.AVAILABLE:
         context.log("matplotlib is not installed: the evidence has no pictures. `pip install 'modelyard[plots]'`")
-    _check(context, values, bounds)
-    return {"metrics": values, "evidence": folder}
+    outputs = {"metrics": values, "evidence": folder}
+    _check(context, values, bounds, outputs)
+    return outputs
 
 
 def _measure_classes(
@@ -153,7 +154,9 @@ def _write(path: Path, value: Any) -> None:
     write_atomically(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
 
 
-def _check(context: Context, values: Mapping[str, float], bounds: Mapping[str, float]) -> None:
+def _check(
+    context: Context, values: Mapping[str, float], bounds: Mapping[str, float], outputs: Mapping[str, Any]
+) -> None:
     """Log every metric beside its bound; raise MinimumNotMetError where one is missed."""
     missed = []
     for name, value in values.items():
@@ -167,10 +170,10 @@ def _check(context: Context, values: Mapping[str, float], bounds: Mapping[str, f
                               "is asked for")  # fmt: skip
         context.log(line)
     if missed:
-        # The step's outputs are lost with its failure, so what was measured goes into the record here.
-        for name, value in values.items():
-            context.metric(name, value)
         text = "; ".join(missed)
         raise MinimumNotMetError(
-            f"{text[0].upper()}{text[1:]}.", where="minimum", remedy="Train longer or otherwise, or ask for less."
+            f"{text[0].upper()}{text[1:]}.",
+            where="minimum",
+            remedy="Train longer or otherwise, or ask for less.",
+            outputs=outputs,
         )

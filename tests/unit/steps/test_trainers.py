@@ -306,12 +306,13 @@ class TestEvaluator:
         assert content["metrics"] == told["metrics"]
         assert content["minimum"] == {"accuracy": 0.5}
 
-    def test_a_missed_minimum_names_metric_value_and_minimum_after_they_were_recorded(
+    def test_a_missed_minimum_names_metric_value_and_minimum_and_carries_the_evidence(
         self, context: RecordedContext, model: Path
     ) -> None:
-        with pytest.raises(MinimumNotMetError, match=r"Accuracy is 0\.\d+, and at least 0\.9999 is asked for"):
+        with pytest.raises(MinimumNotMetError, match=r"Accuracy is 0\.\d+, and at least 0\.9999 is asked for") as told:
             evaluate(context, model=model, test=blobs(2000, seed=1), minimum={"accuracy": 0.9999, "log_loss": 5.0})
-        assert {name for name, _, _ in context.metrics} == {"accuracy", "log_loss"}
+        assert set(told.value.outputs["metrics"]) == {"accuracy", "log_loss"}
+        assert (told.value.outputs["evidence"] / "confusion_matrix.json").exists()
         assert any("NOT MET" in text for text in context.lines)
         assert any(text.startswith("log_loss") and "at most 5: met" in text for text in context.lines)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import hmac
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Protocol, cast
 
 import msgspec
+from blake3 import blake3
 
 from modelyard.center.events import (
     Approved,
@@ -30,6 +35,8 @@ __all__ = ["Cache", "Reader", "Snapshot"]
 
 CACHE_KIND = "center"
 CACHE_FORMAT = 1
+CACHE_KEY = "modelyard-cache-key"
+SEAL_BYTES = 32
 THREADS = 4  # checking a signature gives up the interpreter's lock
 
 AnyEvent = Registered | Approved | Rejected | Released | RolledBack | HoldLifted | Unreadable
@@ -107,6 +114,65 @@ class Snapshot(msgspec.Struct, frozen=True):
         return max(now, max((event.time for event in found.events), default=0) + 1) if found else now
 
 
+class _Sealed:
+    """A cache whose values count only if this clone wrote them.
+
+    What is remembered says whose signature was valid, and a catalog may be a database that others can write. So each
+    value carries a keyed BLAKE3, and the key lies in `.git`: who can read it there can change HEAD as well.
+
+    Args:
+        cache: Where the values are kept.
+        git_folder: Where the key lies; one that can't be written to has no cache.
+    """
+
+    def __init__(self, cache: Cache, git_folder: Path) -> None:
+        self._cache = cache
+        self._secret = _secret(git_folder / CACHE_KEY)
+
+    def remember(self, kind: str, key: str, value: bytes) -> None:
+        """Keep a value with its seal."""
+        if self._secret:
+            self._cache.remember(kind, self._own(key), self._seal(key, value) + value)
+
+    def recall(self, kind: str, key: str) -> bytes | None:
+        """Return the value, or None where it is not there or somebody else wrote it."""
+        found = self._cache.recall(kind, self._own(key)) if self._secret else None
+        if found is None:
+            return None
+        seal, value = found[:SEAL_BYTES], found[SEAL_BYTES:]
+        return value if hmac.compare_digest(seal, self._seal(key, value)) else None
+
+    def _own(self, key: str) -> str:
+        """Two clones at one path of two machines must not undo each other's values."""
+        return f"{key}:{self._seal(key, b'').hex()[:16]}"
+
+    def _seal(self, key: str, value: bytes) -> bytes:
+        name = key.encode(errors="surrogateescape")
+        return blake3(len(name).to_bytes(4, "big") + name + value, key=self._secret).digest()
+
+
+def _secret(path: Path) -> bytes:
+    """Return the key in a file that only its owner reads, made where there is none; or nothing."""
+    temp = path.with_name(f"{path.name}.{os.urandom(6).hex()}")
+    try:
+        if not path.exists():
+            descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(descriptor, os.urandom(SEAL_BYTES))
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            with contextlib.suppress(FileExistsError):
+                os.link(temp, path)
+        secret = path.read_bytes()
+    except OSError:
+        return b""
+    finally:
+        with contextlib.suppress(OSError):
+            temp.unlink(missing_ok=True)
+    return secret if len(secret) == SEAL_BYTES else b""
+
+
 class Reader:
     """Reads the state of a repository, again and again; several threads may ask at once.
 
@@ -119,7 +185,7 @@ class Reader:
     def __init__(self, repository: Repository, policy: Policies, cache: Cache | None) -> None:
         self._repository = repository
         self._policy = policy
-        self._cache = cache
+        self._cache = None if cache is None else _Sealed(cache, repository.git_folder)
         self._key = f"{repository.git_folder}:{repository.prefix}"
         self._lock = threading.Lock()
         self._verifier = Verifier()

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from modelyard.center import State
 from modelyard.center.people import parse_people
+from modelyard.center.reading import CACHE_KEY, SEAL_BYTES
 from modelyard.center.signatures import Verifier, split_signature
+from modelyard.errors import InputError
 from modelyard.testing.tags import load_key, public_half, sign
 
 TAG = "digits#approved#1"
@@ -205,3 +208,84 @@ def test_a_tag_whose_object_is_missing_is_told(project: Any) -> None:
     (project.folder / ".git" / "refs" / "tags" / "digits#dev#2").write_text("1" * 40 + "\n", encoding="ascii")
     registry = project.center().state()
     assert [problem.tag for problem in registry.problems] == ["digits#dev#2"]
+
+
+class Remembering(dict[tuple[str, str], bytes]):
+    """What a catalog keeps for us, and somebody else can write to."""
+
+    def remember(self, kind: str, key: str, value: bytes) -> None:
+        self[kind, key] = value
+
+    def recall(self, kind: str, key: str) -> bytes | None:
+        return self.get((kind, key))
+
+
+def test_a_memory_that_somebody_else_wrote_vouches_for_no_signature(project: Any) -> None:
+    project.approved()
+    max_signed = next(e.signer for e in project.center().state().model("digits").events if e.tag == TAG)
+    payload, _ = split_signature(project.git("cat-file", "tag", TAG).encode())
+    put(project, TAG, payload)
+    cache = Remembering()
+    assert project.center(cache=cache).state().version("digits", "1.0.0").state is State.NEW
+    ((place, kept),) = cache.items()
+    blob = msgspec.msgpack.decode(kept[SEAL_BYTES:])
+    event = next(event for event in blob[0][3] if event["tag"] == TAG)
+    event["signer"], event["fault"] = max_signed, ""
+    forged = msgspec.msgpack.encode(blob)
+    for value in (forged, kept[:SEAL_BYTES] + forged, bytes(SEAL_BYTES) + forged):
+        cache[place] = value
+        assert project.center(cache=cache).state().version("digits", "1.0.0").state is State.NEW
+
+
+def test_the_key_of_the_memory_is_for_its_owner_alone(project: Any) -> None:
+    project.center(cache=Remembering()).state()
+    assert (project.folder / ".git" / CACHE_KEY).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_repository_without_a_key_has_no_memory_and_the_same_state(project: Any) -> None:
+    project.approved()
+    (project.folder / ".git" / CACHE_KEY).write_bytes(b"short")
+    cache = Remembering()
+    assert project.center(cache=cache).state() == project.center().state()
+    assert not cache
+
+
+def test_a_release_tag_of_another_repository_does_not_count_here(project: Any, make_project: Any) -> None:
+    project.approved()
+    other = make_project("other")
+    other.approved(package="b" * 64)
+    other.center("max").release("digits", "dev")
+    project.git("fetch", "-q", str(other.folder), "refs/tags/digits#dev#2:refs/tags/digits#dev#2")
+    registry = project.center().state()
+    assert registry.live("digits", "dev") is None
+    assert "another package" in registry.problems[0].what
+
+
+def test_a_release_tag_that_comes_back_after_a_rollback_changes_nothing(project: Any) -> None:
+    first = project.approved()
+    manager = project.center("max")
+    manager.release("digits", "dev", first)
+    second = project.submit("b" * 64)
+    manager.approve("digits", second, "better")
+    live = manager.release("digits", "dev", second)
+    manager.rollback("digits", "dev", reason="worse")
+    old = project.git("rev-parse", live.tag).strip()
+    # Under a new number it is a tag that was moved; under its own it is the tag that was there all the time.
+    project.git("update-ref", "refs/tags/digits#dev#9", old)
+    project.git("update-ref", f"refs/tags/{live.tag}", old)
+    registry = project.center().state()
+    assert registry.live("digits", "dev").version == first
+    assert "digits#dev#9" in {problem.tag for problem in registry.problems}
+
+
+def test_an_email_in_other_letters_or_with_spaces_is_nobody_elses(project: Any) -> None:
+    people = project.folder / "people.yaml"
+    good = people.read_text(encoding="utf-8")
+    entry = good[good.index('  - name: "Max') : good.index('  - name: "Mia')]
+    for email in ("MAX@Example.org", "max@example.org "):
+        doubled = good + entry.replace("max@example.org", email)
+        with pytest.raises(InputError, match="stands twice"):
+            parse_people(doubled.encode())
+    for email in ("max @example.org", "max@exam\u200bple.org", "max@example.org\\nann@example.org"):
+        with pytest.raises(InputError):
+            parse_people(good.replace("max@example.org", email, 1).encode())

@@ -46,8 +46,11 @@ def _summary(outcome: Outcome, keep_serving: bool) -> None:
         ("convolutional network", f"{outcome.second:.2%} of {outcome.images:,} test images right"),
         ("load during training and swaps", f"{load.requests:,} requests, {len(load.failures)} failed"),
         ("latency", f"p50 {span(load.latency(0.5))}, p99 {span(load.latency(0.99))}"),
-        ("swap", f"prepare {span(swap.prepare)}, commit {span(swap.commit)}"),
-        ("rollback", f"{span(back.prepare + back.commit)}, without a load"),
+        (
+            "swap",
+            f"prepare {span(swap.prepare)}, commit {span(swap.commit)}; first answer {span(swap.seconds)} after the command",
+        ),
+        ("rollback", f"commit {span(back.commit)}, nothing had to be loaded"),
         ("work", span(outcome.seconds)),
         ("project", str(outcome.project)),
     )

@@ -108,6 +108,25 @@ class Repository:
                 found.append(None)
         return found
 
+    def committed(self, folders: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """Return the files that lie in folders of the project in the commit HEAD, not deeper: mode and id by path.
+
+        Args:
+            folders: Relative to the project, with a slash at the end; one that is not there has no files.
+
+        Returns:
+            Paths are relative to the project; nothing where there is no commit.
+        """
+        if not self.has_commit():
+            return {}
+        found: dict[str, tuple[str, str]] = {}
+        for line in self._git("ls-tree", "-z", "HEAD", "--", *folders).decode(errors="surrogateescape").split("\0"):
+            head, tab, path = line.partition("\t")
+            words = head.split()
+            if tab and words[1] == "blob":
+                found[path] = (words[0], words[2])
+        return found
+
     def setting(self, key: str, *, path: bool = False) -> str | None:
         """Return a value of Git's configuration, or None; with `path`, `~` is written out."""
         kind = ("--type=path",) if path else ()

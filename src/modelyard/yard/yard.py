@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from modelyard.config import Settings, load_settings
 from modelyard.contracts import Bus, Executor, Listener
 from modelyard.engines.executors import open_executor
 from modelyard.engines.scheduler import Preview, Scheduler
-from modelyard.errors import BlueprintError, InputError, NotFoundError, Problem
+from modelyard.errors import BlueprintError, InputError, NotFoundError, Problem, RefusedError
 from modelyard.files import canonical_json
 from modelyard.records import Event, EventKind, RunRecord
 from modelyard.releases.bus import open_bus
@@ -35,6 +36,7 @@ from modelyard.store.verify import Damage, verify
 from modelyard.yard.identity import actor_of
 from modelyard.yard.insight import Answer, Comparison, compare_runs, explain_task
 from modelyard.yard.packing import Packed, pack, package_name
+from modelyard.yard.policies import CommittedPolicies
 from modelyard.yard.project import (
     as_named,
     commit_of,
@@ -68,6 +70,7 @@ class Yard:
     def __init__(self, project: Path, settings: Settings) -> None:
         self.project = project
         self.settings = settings
+        self._center: tuple[dict[str, Policy], Center] | None = None
 
     @classmethod
     def open(cls, folder: Path | str = ".") -> Yard:
@@ -100,10 +103,13 @@ class Yard:
         """What reads the project's code to fingerprint it."""
         return CodeReader(self.project)
 
-    @cached_property
+    @property
     def center(self) -> Center:
-        """The Model Center of the project's repository, seen by you."""
-        return self.center_as(None)
+        """The Model Center of the project's repository, seen by you, with the rules of the commit that HEAD is now."""
+        policies = self._policies.read()
+        if self._center is None or self._center[0] != policies:
+            self._center = (policies, self.center_as(None))
+        return self._center[1]
 
     def center_as(self, identity: str | None) -> Center:
         """Return the Model Center as a person sees it.
@@ -113,7 +119,7 @@ class Yard:
         """
         return Center(
             self.project,
-            policy=self._policies(),
+            policy=self._policies.read(),
             actor=actor_of(self.project, self.settings, identity),
             cache=self.catalog,
         )
@@ -123,24 +129,29 @@ class Yard:
         """Who acts where nobody else is named, or None."""
         return actor_of(self.project, self.settings, None)
 
-    def _policies(self) -> dict[str, Policy]:
-        policies: dict[str, Policy] = {}
-        stated: dict[str, str] = {}
+    @cached_property
+    def _policies(self) -> CommittedPolicies:
+        return CommittedPolicies(self.project)
+
+    @contextlib.contextmanager
+    def _by_committed_rules(self, model: str) -> Iterator[None]:
+        """Tell who is refused that the rules in the work tree are others, and do not count yet."""
+        try:
+            yield
+        except RefusedError as error:
+            file = self._uncommitted_rules(model)
+            if file is None:
+                raise
+            more = f"The rules in {file} differ from the committed ones, and count once you commit them."
+            raise RefusedError(error.what, where=error.where, remedy=f"{error.remedy or ''} {more}".strip()) from error
+
+    def _uncommitted_rules(self, model: str) -> str | None:
         for path in self.blueprints().values():
-            try:
+            with contextlib.suppress(BlueprintError):
                 blueprint = load_blueprint(path)
-            except BlueprintError:
-                # `modelyard check` tells what is wrong; one broken blueprint must not close the Model Center.
-                continue
-            name, policy = blueprint.model_name, policy_of(blueprint)
-            if policies.setdefault(name, policy) != policy:
-                raise InputError(
-                    f"{stated[name]} and {path.name} state different review rules or environments for {name!r}.",
-                    where=str(self.project),
-                    remedy="Make `review` and `environments` equal in both: they are the model's, not the pipeline's.",
-                )
-            stated.setdefault(name, path.name)
-        return policies
+                if blueprint.model_name == model and self._policies.read().get(model) != policy_of(blueprint):
+                    return path.name
+        return None
 
     # Blueprints and plans.
 
@@ -404,14 +415,16 @@ class Yard:
     ) -> VersionState:
         """Approve a version (default: the newest); see `Center.approve`."""
         center = self.center_as(identity)
-        return center.approve(model, version or self._newest(model), reason)
+        with self._by_committed_rules(model):
+            return center.approve(model, version or self._newest(model), reason)
 
     def reject(
         self, model: str, version: str | None = None, *, reason: str = "", identity: str | None = None
     ) -> VersionState:
         """Reject a version for good (default: the newest); see `Center.reject`."""
         center = self.center_as(identity)
-        return center.reject(model, version or self._newest(model), reason)
+        with self._by_committed_rules(model):
+            return center.reject(model, version or self._newest(model), reason)
 
     def _newest(self, model: str) -> str:
         latest = self.center.state().model(model).latest
@@ -428,7 +441,8 @@ class Yard:
 
         The release stands once Git has it. Where the bus fails, it is announced with the next one.
         """
-        live = self.center_as(identity).release(model, to, version, reason=reason)
+        with self._by_committed_rules(model):
+            live = self.center_as(identity).release(model, to, version, reason=reason)
         self.announce()
         return live
 
@@ -436,7 +450,8 @@ class Yard:
         self, model: str, environment: str, to: str | None = None, *, reason: str, identity: str | None = None
     ) -> Live:
         """Bring an earlier version back and hold the environment; see `Center.rollback`."""
-        live = self.center_as(identity).rollback(model, environment, to, reason=reason)
+        with self._by_committed_rules(model):
+            live = self.center_as(identity).rollback(model, environment, to, reason=reason)
         self.announce()
         return live
 
@@ -480,9 +495,10 @@ class Yard:
 
     def close(self) -> None:
         """Write what is still held back, and give back what was opened; the yard opens it again when it is used."""
-        for name in ("catalog", "bus", "center"):
+        self._center = None
+        for name in ("catalog", "bus"):
             opened = self.__dict__.pop(name, None)
-            if name != "center" and opened is not None:
+            if opened is not None:
                 opened.close()
 
     def __enter__(self) -> Yard:

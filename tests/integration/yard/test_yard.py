@@ -261,3 +261,73 @@ def test_init_without_an_identity_leaves_a_people_file_to_fill_in(
         assert yard.center.state().models == {}
         log = subprocess.run(["git", "log", "--oneline"], cwd=yard.project, capture_output=True, text=True, check=True)
         assert "digits-small" in log.stdout
+
+
+def approved(yard: Yard) -> None:
+    yard.submit(yard.run(), identity="dana")
+    yard.approve("trees", identity="morgan", reason="fine")
+    yard.release("trees", "dev", identity="morgan")
+
+
+def commit(yard: Yard, message: str) -> None:
+    subprocess.run(["git", "add", "-A"], cwd=yard.project, check=True)
+    subprocess.run(["git", "commit", "-qm", message], cwd=yard.project, check=True)
+
+
+def test_review_rules_that_are_not_committed_do_not_count_and_who_is_refused_is_told(yard: Yard) -> None:
+    yard.submit(yard.run(), identity="dana")
+    file = yard.project / "blueprint.yaml"
+    file.write_text(file.read_text().replace("approvals: 1", "approvals: 0"))
+    with pytest.raises(RefusedError, match=r"blueprint\.yaml differ from the committed ones"):
+        yard.release("trees", "dev", identity="morgan")
+    assert yard.services.live("dev") == {}
+    commit(yard, "Trust everybody")
+    yard.release("trees", "dev", identity="morgan")
+    assert yard.services.live("dev")["trees"].version == "v1.0.0"
+
+
+def test_a_running_service_follows_the_committed_rules(yard: Yard) -> None:
+    approved(yard)
+    services = yard.services
+    assert set(services.live("dev")) == {"trees"}
+    file = yard.project / "blueprint.yaml"
+    file.write_text(file.read_text().replace("approvals: 1", "approvals: 2"))
+    assert set(services.live("dev")) == {"trees"}
+    commit(yard, "Ask two people")
+    assert services.live("dev") == {}
+
+
+def test_a_blueprint_that_is_wrong_elsewhere_keeps_its_review_rules(yard: Yard) -> None:
+    approved(yard)
+    file = yard.project / "blueprint.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("kind: importer", "kind: exporter").replace("approvals: 1", "approvals: 2"))
+    commit(yard, "Break it, and ask two people")
+    assert yard.services.live("dev") == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("approvals: 1", "approvals: lots"), ("model: trees", "model: [trees]"), ("review:", "review: {}\nreview:")],
+)
+def test_review_rules_that_can_not_be_read_are_never_taken_for_the_usual_ones(
+    yard: Yard, change: tuple[str, str]
+) -> None:
+    approved(yard)
+    file = yard.project / "blueprint.yaml"
+    file.write_text(file.read_text().replace(*change))
+    assert set(yard.services.live("dev")) == {"trees"}
+    commit(yard, "Break the rules")
+    with pytest.raises(InputError, match="can't be read"):
+        yard.services.live("dev")
+    with pytest.raises(InputError, match="can't be read"):
+        yard.approve("trees", identity="morgan", reason="again")
+
+
+def test_people_who_are_not_committed_have_no_say(yard: Yard) -> None:
+    yard.submit(yard.run(), identity="dana")
+    file = yard.project / "people.yaml"
+    file.write_text(file.read_text().replace("data_scientist", "manager"))
+    with pytest.raises(RefusedError):
+        yard.approve("trees", identity="dana", reason="my own")
+    assert yard.center.state().version("trees", "1.0.0").approvals == ()

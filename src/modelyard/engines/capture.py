@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, TextIO
 
 from modelyard.contracts import Listener
@@ -21,6 +20,9 @@ __all__ = ["Capture", "Lines", "TaskLog", "note_placement"]
 
 LONGEST_LINE = 64 * 1024
 """Bytes after which a line without an end is cut: a step that prints one endless line must not fill the memory."""
+
+
+_CLOSED = -1
 
 
 class Lines:
@@ -52,7 +54,7 @@ class Lines:
 
 
 class TaskLog:
-    """The log of one task, appended to whole line by whole line.
+    """The log of one task, appended to whole line by whole line; a task that says nothing has no file.
 
     Args:
         call: Names the file, the run and the task.
@@ -63,10 +65,12 @@ class TaskLog:
         self._run = call.run
         self._task = call.task
         self._emit = emit
-        path = Path(call.log)
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # Absolute: by the time of the first line the step may stand in another folder.
+        self._path = os.path.abspath(call.log)  # noqa: PTH100
+        self._file: int | None = None
+        self._mutex = threading.RLock()
+        with storage_errors(self._path):
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)  # noqa: PTH103, PTH120
 
     def line(self, text: str, stream: str) -> None:
         """Write one line.
@@ -78,13 +82,22 @@ class TaskLog:
         data = text.encode("utf-8", errors="backslashreplace")
         # A full disk must not turn a print into the step's failure: saving the outputs will say it better.
         with contextlib.suppress(OSError):
-            os.write(self._file, data + b"\n")
+            os.write(self._descriptor(), data + b"\n")
         line = {"line": data.decode("utf-8"), "stream": stream}
         self._emit(Event(self._run, self._task, EventKind.LOG, time.time(), line))
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
+        """Close the file; later lines are told and not kept."""
+        with self._mutex:
+            if self._file is not None and self._file != _CLOSED:
+                os.close(self._file)
+            self._file = _CLOSED
+
+    def _descriptor(self) -> int:
+        with self._mutex:
+            if self._file is None:
+                self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            return self._file
 
 
 def note_placement(call: TaskCall, emit: Listener, executor: str) -> None:

@@ -199,7 +199,7 @@ class ExecutorConformance:
         assert place.store.load(result.outputs["cwd"]) == str(place.project)
         assert place.store.load(result.outputs["seed"]) == 5
         assert Path.cwd() == before
-        assert [path.name for path in place.logs.iterdir()] == ["task.log"]
+        assert {path.name for path in place.logs.iterdir()} <= {"task.log"}, "nothing is left but a log"
 
     def test_a_step_that_passes_its_timeout_is_stopped(self, place: Workplace, executor: Executor) -> None:
         begun = time.monotonic()

@@ -65,6 +65,15 @@ def test_a_stream_kept_beyond_its_task_goes_back_to_the_terminal(place: Workplac
     assert (tmp_path / "terminal").read_text() == "outside\n"
 
 
+def test_a_task_that_says_nothing_has_no_log_file(place: Workplace) -> None:
+    log = TaskLog(place.call("talk"), lambda _event: None)
+    with Capture().into(log):
+        pass
+    log.close()
+    log.line("too late", "log")
+    assert not place.logs.exists() or not list(place.logs.iterdir())
+
+
 def test_a_last_line_without_an_end_is_not_lost(place: Workplace) -> None:
     events: list[Event] = []
     log = TaskLog(place.call("talk"), events.append)

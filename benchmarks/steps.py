@@ -1,28 +1,22 @@
 """What a step costs beyond its work, here and in peers: chains of 3, 20 and 200 empty steps, and a fan-out of 100.
 
-    python -m benchmarks.steps [--peers dvc,prefect,...] [--repeat 3] [--out benchmarks/results/steps.json]
+    python -m benchmarks.steps [--repeat 3] [--quick] [--output FILE]
 
 Every step adds one to the number it is given. Each contender first runs one step to be warm; then a run is timed from
-its call to its return, and divided by its steps. `cached` is the same run again. Peers live in `.cache/bench/<peer>`,
-made from `benchmarks/environments/<peer>.txt`; those that can't be installed are left out, and the result says so.
-Peers are given the chains of 3 and 20 alone, for some take seconds for each step.
+its call to its return, and divided by its steps. `cached` is the same run again. Peers are given the chains of 3 and 20
+alone, for some take seconds for each step; DVC and Metaflow are started anew for each run, for that is how they run.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
-import statistics
-import subprocess
-import tempfile
 import time
-import venv
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from benchmarks.common import Benchmark, Promise, Table, medians, output, program, scratch, seconds, take_turns
 
 from modelyard.blueprint.code import CodeReader
 from modelyard.blueprint.plan import Plan, Source, Task
@@ -31,7 +25,6 @@ from modelyard.engines.scheduler import Scheduler
 from modelyard.records import RunRecord, RunState
 from modelyard.store.store import Store
 
-ROOT = Path(__file__).parent.parent
 SHAPES = {"chain of 3": 3, "chain of 20": 20, "chain of 200": 200, "fan-out of 100": 100}
 PEER_SHAPES = ("chain of 3", "chain of 20")
 
@@ -159,22 +152,24 @@ def modelyard(executor_name: str) -> Callable[[Path], Timings]:
     return measure
 
 
-def scripted(peer: str) -> Callable[[Path], Timings]:
+def scripted(peer: str) -> Callable[[Sequence[str], Path], Timings]:
     """Return the contender that runs a peer's script in its own environment."""
 
-    def measure(folder: Path) -> Timings:
+    def measure(shapes: Sequence[str], folder: Path) -> Timings:
         script = folder / "bench_peer.py"
         script.write_text(PEERS[peer] + TIMER)
-        sizes = json.dumps({shape: SHAPES[shape] for shape in PEER_SHAPES})
-        return _parse(_output([str(environment(peer) / "bin" / "python"), str(script), sizes], folder))
+        sizes = json.dumps({shape: SHAPES[shape] for shape in shapes})
+        told = output([program(peer, "python"), str(script), sizes], folder)
+        timings: Timings = json.loads(next(line for line in told.splitlines() if line.startswith("TIMINGS"))[7:])
+        return timings
 
     return measure
 
 
-def metaflow(folder: Path) -> Timings:
+def metaflow(shapes: Sequence[str], folder: Path) -> Timings:
     """Metaflow has a process for each step, and no cache; a flow is a file with its steps written out."""
     timings: Timings = {}
-    for shape in PEER_SHAPES:
+    for shape in shapes:
         names = ["start", *(f"s{number}" for number in range(SHAPES[shape] - 2)), "end"]
         body = "".join(
             f"    @step\n    def {name}(self):\n        self.value = getattr(self, 'value', 0) + 1\n"
@@ -184,16 +179,15 @@ def metaflow(folder: Path) -> Timings:
         file = folder / f"flow{len(names)}.py"
         file.write_text(METAFLOW_HEAD + body + "if __name__ == '__main__':\n    Chain()\n")
         start = time.perf_counter()
-        _output([str(environment("metaflow") / "bin" / "python"), str(file), "run"], folder)
+        output([program("metaflow", "python"), str(file), "run"], folder)
         timings[shape] = {"run": (time.perf_counter() - start) / len(names)}
     return timings
 
 
-def dvc(folder: Path) -> Timings:
+def dvc(shapes: Sequence[str], folder: Path) -> Timings:
     """`dvc repro` over stages that are shell lines; its start is part of every run, for it has no other way."""
     timings: Timings = {}
-    program = str(environment("dvc") / "bin" / "dvc")
-    for shape in PEER_SHAPES:
+    for shape in shapes:
         place = folder / shape.replace(" ", "-")
         place.mkdir()
         (place / "v0").write_text("0")
@@ -202,132 +196,70 @@ def dvc(folder: Path) -> Timings:
             for n in range(SHAPES[shape])
         }
         (place / "dvc.yaml").write_text(json.dumps({"stages": stages}))
-        _output([program, "init", "--no-scm", "-q"], place)
+        output([program("dvc", "dvc"), "init", "--no-scm", "-q"], place, home=folder)
         seconds = []
         for _ in range(2):
             start = time.perf_counter()
-            _output([program, "repro", "-q"], place)
+            output([program("dvc", "dvc"), "repro", "-q"], place, home=folder)
             seconds.append((time.perf_counter() - start) / len(stages))
         timings[shape] = {"run": seconds[0], "cached": seconds[1]}
     return timings
 
 
-CONTENDERS: dict[str, Callable[[Path], Timings]] = {
-    "modelyard inline": modelyard("inline"),
-    "modelyard processes": modelyard("processes"),
+OURS = {f"modelyard {executor}": modelyard(executor) for executor in ("inline", "processes")}
+THEIRS: dict[str, Callable[[Sequence[str], Path], Timings]] = {
     "dvc": dvc,
     "metaflow": metaflow,
     **{peer: scripted(peer) for peer in PEERS},
 }
 
 
-def environment(peer: str) -> Path:
-    """Return the folder of a peer's own environment."""
-    return ROOT / ".cache" / "bench" / peer
-
-
-def make_environment(peer: str) -> str | None:
-    """Install a peer where it is not there yet; return why that failed, or None."""
-    place = environment(peer)
-    if not (place / "bin" / "python").exists():
-        venv.create(place, with_pip=True)
-    requirements = ROOT / "benchmarks" / "environments" / f"{peer}.txt"
-    command = [place / "bin" / "pip", "install", "-q", "--disable-pip-version-check", "-r", requirements]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
-
-
-def _output(command: list[str], folder: Path) -> str:
-    places = {
-        "HOME": str(folder), "USER": "bench", "PREFECT_HOME": str(folder / "prefect"), "DAGSTER_HOME": "",
-        "ZENML_CONFIG_PATH": str(folder / "zenml"), "METAFLOW_DATASTORE_SYSROOT_LOCAL": str(folder / "metaflow"),
-        "DVC_SITE_CACHE_DIR": str(folder / "site"),
-    }  # fmt: skip
-    quiet = {
-        "DVC_NO_ANALYTICS": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1",
-        "ZENML_ANALYTICS_OPT_IN": "false", "PREFECT_LOGGING_LEVEL": "ERROR", "ZENML_LOGGING_VERBOSITY": "ERROR",
-        "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    variables = {name: value for name, value in (os.environ | places | quiet).items() if value}
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=900, check=False)
-    if done.returncode != 0:
-        raise RuntimeError((done.stderr or done.stdout).strip().splitlines()[-1])
-    return done.stdout
-
-
-def _parse(output: str) -> Timings:
-    line = next(line for line in output.splitlines() if line.startswith("TIMINGS"))
-    timings: Timings = json.loads(line.removeprefix("TIMINGS"))
-    return timings
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "kernel": platform.release(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(memory / 2**30, 1),
-        "load_average": round(os.getloadavg()[0], 2),
+def measure(repeat: int, quick: bool, peers: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Run every contender in turn; where it shall be quick, peers get the shortest chain alone."""
+    shapes = PEER_SHAPES[:1] if quick else PEER_SHAPES
+    able = OURS | {name: partial(run, shapes) for name, run in THEIRS.items() if name in peers}
+    with scratch() as folder:
+        rounds, failed = take_turns(able, repeat, folder)
+    results = {
+        name: {shape: medians([timings[shape] for timings in several]) for shape in several[0]}
+        for name, several in rounds.items()
     }
-
-
-def measure(names: list[str], repeat: int) -> tuple[dict[str, Any], dict[str, str]]:
-    """Run every contender in turn, so that a disturbance meets all; return medians in ms, and what did not work."""
-    rounds: dict[str, list[Timings]] = {name: [] for name in names}
-    failed: dict[str, str] = {}
-    for _ in range(repeat):
-        for name in names:
-            if name in failed:
-                continue
-            with tempfile.TemporaryDirectory(prefix="modelyard-bench-", ignore_cleanup_errors=True) as folder:
-                # What others left to be written must not be paid for by whoever syncs next.
-                os.sync()
-                try:
-                    rounds[name].append(CONTENDERS[name](Path(folder)))
-                except (RuntimeError, subprocess.TimeoutExpired) as error:
-                    failed[name] = str(error)
-    results = {name: dict(_medians(several)) for name, several in rounds.items() if several}
     return results, failed
 
 
-def _medians(several: list[Timings]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for shape, kinds in several[0].items():
-        yield (
-            shape,
-            {
-                kind: {
-                    "median_ms": round(statistics.median(timings[shape][kind] for timings in several) * 1e3, 3),
-                    "all_ms": [round(timings[shape][kind] * 1e3, 3) for timings in several],
-                }
-                for kind in kinds
-            },
+def tables(results: dict[str, Any]) -> list[Table]:
+    """Return medians by shape, of fresh and of cached runs."""
+    rows = [
+        [name, *(_cell(shapes.get(shape, {}), kind) for shape in SHAPES for kind in ("run", "cached"))]
+        for name, shapes in results.items()
+    ]
+    header = ["", *(f"{shape}{of}" for shape in SHAPES for of in ("", ", cached"))]
+    return [Table("One step, without work of its own: median", header, rows)]
+
+
+def _cell(kinds: dict[str, Any], kind: str) -> str:
+    return seconds(kinds[kind]["median"]) if kind in kinds else ""
+
+
+def promises(results: dict[str, Any]) -> list[Promise]:
+    """The cost of a step is that of a long chain: what a run costs once is shared by 200 steps."""
+    told = []
+    for executor, limit in (("inline", 0.001), ("processes", 0.010)):
+        taken = results[f"modelyard {executor}"]["chain of 200"]["run"]["median"]
+        told.append(
+            Promise(f"A step, executor `{executor}`", f"≤ {limit * 1000:.0f} ms", seconds(taken), taken <= limit)
         )
+    return told
+
+
+BENCHMARK = Benchmark(
+    "steps", measure, tables, promises, 3, ("modelyard",), ("dvc", "metaflow", "prefect", "dagster", "zenml", "kfp")
+)
 
 
 def main() -> None:
     """Measure, print, and keep the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--peers", default="dvc,metaflow,prefect,dagster,zenml,kfp", help="Separated by commas.")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "steps.json")
-    arguments = parser.parse_args()
-    peers = [peer for peer in arguments.peers.split(",") if peer]
-    missing = {peer: reason for peer in peers if (reason := make_environment(peer)) is not None}
-    names = ["modelyard inline", "modelyard processes", *(peer for peer in peers if peer not in missing)]
-    facts = machine()
-    results, failed = measure(names, arguments.repeat)
-    for name, shapes in results.items():
-        for shape, kinds in shapes.items():
-            line = "  ".join(f"{kind} {values['median_ms']:10.3f} ms" for kind, values in kinds.items())
-            print(f"{name:22} {shape:16} {line}", flush=True)
-    for name, reason in (missing | failed).items():
-        print(f"{name:22} left out: {reason}")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    result = {"machine": facts, "repeat": arguments.repeat, "per_step": results, "left_out": missing | failed}
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    BENCHMARK.main(__doc__)
 
 
 if __name__ == "__main__":

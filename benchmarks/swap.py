@@ -1,24 +1,23 @@
 """How long a swap takes, and what traffic feels of it: 50 swaps of a digit-sized network under a steady load.
 
-Run it as `python benchmarks/swap.py`; it prints a table and writes `benchmarks/results/swap.json`. Latency counts from
-the moment when a request was due, so that a stall is charged with everything that waited for it.
+    python -m benchmarks.swap [--repeat 3] [--quick] [--output FILE]
+
+200 requests a second, and two workers. Latency counts from the moment when a request was due, so that a stall is
+charged with everything that waited for it. `steady` is the slower of the times before and after the swaps.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
-import os
-import platform
 import statistics
-import tempfile
 import time
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.common import Benchmark, Promise, Table, scratch, seconds, summary
 from onnx import TensorProto, helper, numpy_helper
 
 from modelyard.data import Dataset, Field
@@ -26,10 +25,11 @@ from modelyard.packages.building import build_package
 from modelyard.packages.model import save_model
 from modelyard.serving.client import ServiceClient
 from modelyard.serving.service import ServiceSpec, run_service
-from modelyard.testing.load import LoadGenerator, LoadReport
+from modelyard.testing.load import LoadGenerator
 
-RESULT = Path(__file__).parent / "results" / "swap.json"
 PIXELS, HIDDEN, CLASSES = 784, 256, 10
+RATE, WORKERS = 200.0, 2
+PHASES = ("before", "during", "after")
 
 
 def build(store: Path, seed: int) -> str:
@@ -66,48 +66,34 @@ def serve(spec: ServiceSpec, store: Path) -> None:
     run_service(spec, fetch=lambda package: store / package)
 
 
-def milliseconds(report: LoadReport) -> dict[str, float]:
-    return {
-        "requests": report.requests,
-        "failed": len(report.failures),
-        "p50_ms": round(report.latency(0.5) * 1000, 3),
-        "p99_ms": round(report.latency(0.99) * 1000, 3),
-    }
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    ordered = sorted(values)
-    return {
-        "median_ms": round(statistics.median(ordered) * 1000, 3),
-        "worst_ms": round(ordered[-1] * 1000, 3),
-    }
-
-
-def measure(store: Path, folder: Path, swaps: int, rate: float, seconds: float, workers: int) -> dict[str, Any]:
+def one_round(folder: Path, swaps: int, span: float) -> dict[str, Any]:
+    """Load a service for a span of seconds before, while and after it swaps."""
+    store = folder / "store"
+    store.mkdir(parents=True)
     packages = [build(store, seed) for seed in (1, 2, 3)]
-    spec = ServiceSpec(name="bench", folder=folder, workers=workers, log_level="warning")
+    spec = ServiceSpec(name="bench", folder=folder / "service", workers=WORKERS, log_level="warning")
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(spec, store))
     process.start()
-    client = ServiceClient(folder)
+    client = ServiceClient(folder / "service")
     client.wait_ready(60)
     client.swap("digits", "v0", packages[0])
-    while len(client.status().workers) < workers:
+    while len(client.status().workers) < WORKERS:
         time.sleep(0.05)
     body = json.dumps({"rows": [{"image": np.random.default_rng(0).random(PIXELS).round(4).tolist()}]}).encode()
     prepares, commits, rollbacks = [], [], []
-    with LoadGenerator(f"{client.url}/v1/models/digits/predict", body, connections=8, rate=rate) as load:
+    with LoadGenerator(f"{client.url}/v1/models/digits/predict", body, connections=8, rate=RATE) as load:
         time.sleep(2.0)
         begun = time.monotonic()
-        time.sleep(seconds)
+        time.sleep(span)
         first = time.monotonic()
         for number in range(1, swaps + 1):
             # Of three packages in turn, none is ever the previous one: every swap is a load.
             swapped = client.swap("digits", f"v{number}", packages[number % 3])
             prepares.append(swapped.prepare_seconds)
             commits.append(swapped.commit_seconds)
-            time.sleep(seconds / swaps)
+            time.sleep(span / swaps)
         last = time.monotonic()
-        time.sleep(seconds)
+        time.sleep(span)
         end = time.monotonic()
         for _ in range(20):
             rollbacks.append(client.rollback("digits").commit_seconds)
@@ -115,42 +101,68 @@ def measure(store: Path, folder: Path, swaps: int, rate: float, seconds: float, 
     report = load.report()
     client.stop()
     process.join()
-    before, during, after = report.between(begun, first), report.between(first, last), report.between(last, end)
-    steady = max(before.latency(0.99), after.latency(0.99))
+    phases = dict(
+        zip(PHASES, (report.between(*ends) for ends in ((begun, first), (first, last), (last, end))), strict=True)
+    )
     return {
-        "swaps": swaps, "rollbacks": len(rollbacks), "workers": workers, "rate": rate,
-        "requests": report.requests, "failed": len(report.failures),
-        "prepare": spread(prepares), "commit": spread(commits), "rollback": spread(rollbacks),
-        "before": milliseconds(before), "during": milliseconds(during), "after": milliseconds(after),
-        "p99_during_to_steady": round(during.latency(0.99) / steady, 2),
+        "requests": report.requests, "failed": len(report.failures), "swaps": swaps, "rollbacks": len(rollbacks),
+        "prepare": statistics.median(prepares), "slowest prepare": max(prepares),
+        "commit": statistics.median(commits), "slowest commit": max(commits),
+        "rollback": statistics.median(rollbacks), "slowest rollback": max(rollbacks),
+        **{f"p50 {name}": phase.latency(0.5) for name, phase in phases.items()},
+        **{f"p99 {name}": phase.latency(0.99) for name, phase in phases.items()},
     }  # fmt: skip
+
+
+def measure(repeat: int, quick: bool, peers: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Repeat the round; counts are added up, and times summed up by their medians."""
+    del peers
+    rounds = []
+    for _ in range(repeat):
+        with scratch() as folder:
+            rounds.append(one_round(folder, *((10, 3.0) if quick else (50, 8.0))))
+    counts = ("requests", "failed", "swaps", "rollbacks")
+    results: dict[str, Any] = {name: sum(one[name] for one in rounds) for name in counts}
+    results |= {name: summary([one[name] for one in rounds]) for name in rounds[0] if name not in counts}
+    ratios = [one["p99 during"] / max(one["p99 before"], one["p99 after"]) for one in rounds]
+    return results | {"p99 during over steady": summary(ratios)}, {}
+
+
+def tables(results: dict[str, Any]) -> list[Table]:
+    """Return what the swaps took, and what requests felt."""
+    deeds = [
+        [
+            f"{name}s" if name == "rollback" else name,
+            *(seconds(results[which]["median"]) for which in (name, f"slowest {name}")),
+        ]
+        for name in ("prepare", "commit", "rollback")
+    ]
+    felt = [
+        [f"{name} the swaps", *(seconds(results[f"{quantile} {name}"]["median"]) for quantile in ("p50", "p99"))]
+        for name in PHASES
+    ]
+    count = f"{results['swaps']} swaps and {results['rollbacks']} rollbacks"
+    return [
+        Table(f"{count}: median over rounds of a round's median, and of its slowest", ["", "median", "slowest"], deeds),
+        Table(f"{results['requests']:,} requests, {results['failed']} failed: latency", ["", "p50", "p99"], felt),
+    ]
+
+
+def promises(results: dict[str, Any]) -> list[Promise]:
+    """No request fails, and few are slower."""
+    failed, ratio = results["failed"], results["p99 during over steady"]["median"]
+    return [
+        Promise("Requests that fail during swaps", "none", f"{failed} of {results['requests']:,}", failed == 0),
+        Promise("p99 of requests during swaps over the steady one", "≤ 1.5", f"{ratio:.2f}", ratio <= 1.5),
+    ]
+
+
+BENCHMARK = Benchmark("swap", measure, tables, promises, 3, ("modelyard", "onnxruntime", "granian"))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--swaps", type=int, default=50)
-    parser.add_argument("--rate", type=float, default=200.0, help="requests a second")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of load before, and after")
-    parser.add_argument("--workers", type=int, default=2)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder) / "store"
-        store.mkdir()
-        result = measure(
-            store, Path(folder) / "service", options.swaps, options.rate, options.seconds, options.workers
-        )
-    result = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"), "python": platform.python_version(),
-        "cores": os.cpu_count(), "load_average": round(os.getloadavg()[0], 2), **result,
-    }  # fmt: skip
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"{result['requests']} requests, {result['failed']} failed, {result['swaps']} swaps")
-    for what in ("prepare", "commit", "rollback"):
-        print(f"{what:9} median {result[what]['median_ms']:8.3f} ms   worst {result[what]['worst_ms']:8.3f} ms")
-    for when in ("before", "during", "after"):
-        print(f"{when:9} p50    {result[when]['p50_ms']:8.3f} ms   p99   {result[when]['p99_ms']:8.3f} ms")
-    print(f"p99 during swaps is {result['p99_during_to_steady']} times the steady one")
+    """Measure, print, and keep the result."""
+    BENCHMARK.main(__doc__)
 
 
 if __name__ == "__main__":

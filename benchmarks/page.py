@@ -60,7 +60,7 @@ def promised(results: Results) -> str:
     rows = []
     for name, result in results.items():
         for promise in benchmark(name).promises(result["results"]):
-            verdict = "–" if promise.kept is None else "yes" if promise.kept else "**no**"
+            verdict = "not measured" if promise.kept is None else "yes" if promise.kept else "**no**"
             rows.append([promise.what, promise.owed, promise.measured, verdict, _when(name, result)])
     table = Table("Owed and measured", ["what", "owed", "measured", "kept", "measured when, under which load"], rows)
     sources = [f"- `{name}`: {provenance(result)}" for name, result in results.items()]

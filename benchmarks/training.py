@@ -269,17 +269,23 @@ def tables(results: dict[str, Any]) -> list[Table]:
 
 
 def promises(results: dict[str, Any]) -> list[Promise]:
-    """At most one percent over the tuned script: the loop as it is, and the whole run where it is long enough."""
+    """At most one percent over the tuned script; the whole run says from which length on that holds."""
     told = []
+    owed = "≤ 1 % over the tuned script"
     for executor in EXECUTORS:
         of = results["over the tuned script"][f"modelyard, {executor}"]
-        loop, fixed = of["loop, percent"], of["wall fixed, more"]
-        told.append(Promise(f"Training loop, `{executor}`", "≤ 1 % over a tuned script", f"{loop:+.1f} %", loop <= 1))
-        # Fixed cost and the loop's overhead together reach one percent of the script's time at this length.
-        enough = f"from {fixed / (1 - loop) * 100 / 60:.0f} min of training on" if loop < 1 else "at no length"
-        whole = f"{of['wall, percent']:+.0f} % at {results['epochs']} epochs; ≤ 1 % {enough}"
-        told.append(Promise(f"Whole run, `{executor}`", "≤ 1 % for long trainings", whole, loop < 1))
+        loop, whole = of["loop, percent"], of["wall, percent"]
+        told.append(Promise(f"Training loop, `{executor}`", owed, f"{loop:+.1f} %", loop <= 1))
+        shown = f"{whole:+.1f} % at {results['epochs']} epochs; ≤ 1 % {_enough(of)}"
+        told.append(Promise(f"Whole training run, `{executor}`", owed, shown, whole <= 1))
     return told
+
+
+def _enough(of: dict[str, float]) -> str:
+    """Say how long a training must be for fixed cost and the loop's overhead to stay within one percent of it."""
+    # A loop that seems to be faster than the script is noise, and shall not pay for the fixed cost.
+    left = 1 - max(of["loop, percent"], 0.0)
+    return f"from {of['wall fixed, more'] / left * 100 / 60:.0f} minutes of training on" if left > 0 else "at no length"
 
 
 BENCHMARK = Benchmark("training", measure, tables, promises, 5, ("modelyard", "torch", "numpy"))

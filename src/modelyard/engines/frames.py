@@ -18,6 +18,9 @@ __all__ = ["Channel", "Decoder", "Done", "Message", "Ready", "Run", "Told"]
 
 _LENGTH = struct.Struct(">I")
 
+LONGEST_FRAME = 64 * 1024 * 1024
+"""Bytes of a message: far more than any result, and no more than the executor can hold of a step that means harm."""
+
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The worker has started and waits for a task."""
@@ -54,13 +57,19 @@ class Decoder:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Message]:
-        """Return the messages that these bytes complete."""
+        """Return the messages that these bytes complete.
+
+        Raises:
+            msgspec.DecodeError: They are no messages, or one is longer than `LONGEST_FRAME`.
+        """
         buffer = self._buffer
         buffer += data
         messages = []
         start = 0
         while len(buffer) - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(buffer, start)
+            if length > LONGEST_FRAME:
+                raise msgspec.DecodeError(f"a message of {length} bytes is too long")
             end = start + _LENGTH.size + length
             if len(buffer) < end:
                 break

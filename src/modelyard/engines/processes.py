@@ -21,6 +21,8 @@ from collections import deque
 from concurrent.futures import Future, InvalidStateError
 from pathlib import Path
 
+import msgspec
+
 from modelyard.contracts import Listener
 from modelyard.engines import guardian
 from modelyard.engines.capture import Lines, TaskLog, note_placement
@@ -293,12 +295,17 @@ class _Conversation:
             raise self._lost() from None
 
     def _listen(self) -> TaskResult | None:
-        messages = self._worker.channel.read()
+        try:
+            messages = self._worker.channel.read()
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _said_nonsense(self._job.call, str(error)) from error
         if messages is None:
             raise self._lost()
         for message in messages:
             match message:
                 case Told(event):
+                    if (event.run, event.task) != (self._job.call.run, self._job.call.task):
+                        raise _said_nonsense(self._job.call, "it told of a task that is not its own")
                     self._job.emit(event)
                 case Done(result):
                     return result
@@ -306,7 +313,7 @@ class _Conversation:
                     self._worker.ready = True
                     self._begin()
                 case _:
-                    raise RunError("The worker said something unexpected.", where=f"step {self._job.call.task}")
+                    raise _said_nonsense(self._job.call, "it spoke out of turn")
         return None
 
     def _drop_if_cancelled(self) -> None:
@@ -346,6 +353,15 @@ class _Conversation:
         if self._log is None:
             self._log = TaskLog(self._job.call, self._job.emit)
         self._log.line(line, "output")
+
+
+def _said_nonsense(call: TaskCall, why: str) -> WorkerLostError:
+    """Return the error for a worker whose socket carries what Modelyard never sends."""
+    return WorkerLostError(
+        f"The worker process could not be understood: {why}.",
+        where=f"step {call.task}",
+        remedy="Let the step leave open files that are not its own alone.",
+    )
 
 
 def _lost_error(call: TaskCall, status: int) -> WorkerLostError:

@@ -90,7 +90,7 @@ class StepContext:
 
     def metric(self, name: str, value: float, step: int | None = None) -> None:
         """Record a metric: with `step` a point of a curve, without it the task's final value of that name."""
-        number = float(value)
+        name, number = _writable(str(name)), float(value)
         if not math.isfinite(number):
             # JSON has no NaN, and a best run must not be found by comparing with one.
             self.log(f"The metric {name} is {number}{'' if step is None else f' at step {step}'}: not recorded.")
@@ -104,7 +104,7 @@ class StepContext:
         now = time.monotonic()
         if now >= self._next_progress or done >= total:
             self._next_progress = now + _PROGRESS_INTERVAL
-            self._tell(EventKind.PROGRESS, {"done": float(done), "total": float(total), "unit": unit})
+            self._tell(EventKind.PROGRESS, {"done": float(done), "total": float(total), "unit": _writable(unit)})
 
     def _tell(self, kind: EventKind, data: dict[str, Any]) -> None:
         self._emit(Event(self._call.run, self._call.task, kind, time.time(), data))
@@ -151,7 +151,7 @@ def workdir_of(call: TaskCall) -> Path:
 
 def failure_of(error: ModelyardError) -> Failure:
     """Return an error as it is kept in a record."""
-    return Failure(error.code, error.what, error.where or "", error.remedy or "")
+    return Failure(*map(_writable, (error.code, error.what, error.where or "", error.remedy or "")))
 
 
 def _attempt(
@@ -287,16 +287,25 @@ def _below(trace: TracebackType | None) -> TracebackType | None:
 
 
 def _step_failure(error: BaseException, call: TaskCall) -> Failure:
-    text = str(error).strip()
+    try:
+        text = f"sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error).strip()
+    except Exception:
+        # An error of a step's own class may fail while it tells what it is.
+        text = ""
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if isinstance(error, SystemExit):
-        what = f"The step left by sys.exit({error.code!r})."
+        what = f"The step left by {text or 'sys.exit'}."
     return Failure(
         StepError.code,
-        what,
-        _place(error, call),
+        _writable(what),
+        _writable(_place(error, call)),
         f"The traceback stands in its log: modelyard logs {call.run} {call.task}",
     )
+
+
+def _writable(text: str) -> str:
+    """Return a text as JSON and UTF-8 can hold it: half a surrogate pair becomes its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _place(error: BaseException, call: TaskCall) -> str:

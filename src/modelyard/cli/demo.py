@@ -48,7 +48,7 @@ def _summary(outcome: Outcome, keep_serving: bool) -> None:
         ("latency", f"p50 {span(load.latency(0.5))}, p99 {span(load.latency(0.99))}"),
         (
             "swap",
-            f"prepare {span(swap.prepare)}, commit {span(swap.commit)}; answering {span(swap.seconds)} after the command",
+            f"prepare {span(swap.prepare)}, commit {span(swap.commit)}; answers after {span(swap.seconds)}",
         ),
         ("rollback", f"commit {span(back.commit)}, nothing had to be loaded"),
         ("work", span(outcome.seconds)),

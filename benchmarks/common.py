@@ -81,6 +81,7 @@ class Benchmark:
         repeat: How often by default.
         distributions: Whose versions matter, of those installed beside Modelyard.
         peers: Each with an environment of its own.
+        quick_repeat: How often by default where it shall be quick.
     """
 
     name: str
@@ -90,16 +91,17 @@ class Benchmark:
     repeat: int
     distributions: tuple[str, ...]
     peers: tuple[str, ...] = ()
+    quick_repeat: int = 1
 
     def main(self, description: str | None) -> None:
         """Read the options, measure, print, and keep the result."""
         parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
-        parser.add_argument("--repeat", type=int, help=f"How often; default {self.repeat}, or 1 with --quick.")
+        parser.add_argument("--repeat", type=int, help=f"Default {self.repeat}; with --quick {self.quick_repeat}.")
         parser.add_argument("--quick", action="store_true", help="Less of everything: to see that it works.")
         parser.add_argument("--output", type=Path, help="Default: benchmarks/results, or .cache/bench with --quick.")
         options = parser.parse_args()
         output = options.output or default_output(self.name, quick=options.quick)
-        repeat = options.repeat or (1 if options.quick else self.repeat)
+        repeat = options.repeat or (self.quick_repeat if options.quick else self.repeat)
         result = self.run(repeat, options.quick)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

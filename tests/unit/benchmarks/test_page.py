@@ -65,9 +65,17 @@ def test_each_benchmark_shows_its_results_and_owes_something(name: str) -> None:
 def test_another_result_gives_another_page() -> None:
     other = copy.deepcopy(RESULTS)
     other["start"]["results"]["modelyard --help"]["median"] = 4.25
+    other["start"]["settings"]["quick"] = False
     changed = render(page(), other)
     assert changed != page()
     assert "| `modelyard --help` | ≤ 100 ms | 4.25 s | **no** |" in changed
+
+
+def test_a_quick_run_gives_no_verdict() -> None:
+    other = copy.deepcopy(RESULTS)
+    other["start"]["settings"]["quick"] = True
+    changed = render(page(), other)
+    assert re.search(r"`modelyard --help` \| ≤ 100 ms \| [\d.]+ m?s \| not judged by a quick run \|", changed)
 
 
 def test_a_quick_run_and_a_peer_left_out_are_named() -> None:

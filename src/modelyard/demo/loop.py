@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import shutil
+import subprocess
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -117,7 +118,9 @@ def _set_up(stage: Stage, cache: Path | None) -> str:
             template, data = "digits", "MNIST, 60,000 training and 10,000 test images"
         except (MissingExtraError, DataError) as error:
             click.echo(f"MNIST can't be had: {error}\nThe 1,797 digits that scikit-learn carries stand in.")
-    stage.folder.parent.mkdir(parents=True, exist_ok=True)
+    stage.folder.mkdir(parents=True)
+    # Where a repository is around us, the demonstration's commits and tags are none of its business.
+    subprocess.run(["git", "init", "-q", "-b", "main", str(stage.folder)], check=True)
     click.echo(click.style(f"$ modelyard init --template {template} --people demo {stage.folder.name}", fg="cyan"))
     modelyard.init(stage.folder, template=template, people="demo")
     if cache is not None and template == "digits":

@@ -10,7 +10,7 @@ from modelyard.center.people import PEOPLE_FILE, Person, render_people
 from modelyard.errors import InputError, MissingExtraError, StorageError
 from modelyard.files import storage_errors, write_atomically
 from modelyard.yard.identity import DEMO_PEOPLE, PEOPLE_CHOICES, git_person, key_folder
-from modelyard.yard.project import write_template
+from modelyard.yard.templates import write_template
 
 __all__ = ["begin"]
 
@@ -30,6 +30,8 @@ people: []
 def begin(folder: Path, *, template: str, people: str) -> Path:
     """Start a project: write the template, name people, make it a Git repository, commit.
 
+    A folder inside a repository joins that one, unless it is ignored there.
+
     Args:
         folder: Created where it is missing.
         template: One of `TEMPLATES`.
@@ -47,7 +49,8 @@ def begin(folder: Path, *, template: str, people: str) -> Path:
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     written = write_template(folder, template)
-    _git(folder, "rev-parse", "--git-dir", check=False) or _git(folder, "init", "-q", "-b", "main")
+    if not _in_repository(folder):
+        _git(folder, "init", "-q", "-b", "main")
     file = folder / PEOPLE_FILE
     if not file.exists():
         write_atomically(file, _people(folder, people).encode())
@@ -55,9 +58,19 @@ def begin(folder: Path, *, template: str, people: str) -> Path:
     if people == "demo":
         _introduce(folder)
     if written:
-        _git(folder, "add", "--", *(str(path.relative_to(folder)) for path in written))
-        _git(folder, *_author(folder), "commit", "-q", "-m", f"Start from the template {template}")
+        paths = [str(path.relative_to(folder)) for path in written]
+        _git(folder, "add", "--", *paths)
+        # Whatever else is staged in a repository around the project is not ours to commit.
+        message = f"Start from the template {template}"
+        _git(folder, *_author(folder), "commit", "-q", "-m", message, "--", *paths)
     return folder
+
+
+def _in_repository(folder: Path) -> bool:
+    """Whether a repository holds the folder: its own, or one around it that does not ignore it."""
+    if not _git(folder, "rev-parse", "--git-dir", check=False):
+        return False
+    return not _git(folder, "check-ignore", str(folder.resolve()), check=False)
 
 
 def _people(folder: Path, choice: str) -> str:

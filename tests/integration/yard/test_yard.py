@@ -331,3 +331,26 @@ def test_people_who_are_not_committed_have_no_say(yard: Yard) -> None:
     with pytest.raises(RefusedError):
         yard.approve("trees", identity="dana", reason="my own")
     assert yard.center.state().version("trees", "1.0.0").approvals == ()
+
+
+def test_a_project_joins_the_repository_around_it_and_commits_its_own_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    git("init", "-q")
+    (tmp_path / ".gitignore").write_text("/ignored/\n")
+    (tmp_path / "mine.txt").write_text("staged, not committed")
+    git("add", "mine.txt")
+    modelyard.init(tmp_path / "team" / "project", template="digits-small").close()
+    assert "team/project/blueprint.yaml" in git("ls-tree", "-r", "--name-only", "HEAD")
+    assert "mine.txt" not in git("ls-tree", "-r", "--name-only", "HEAD")
+    before = git("rev-parse", "HEAD")
+    modelyard.init(tmp_path / "ignored" / "project", template="digits-small").close()
+    assert (tmp_path / "ignored" / "project" / ".git").is_dir()
+    assert git("rev-parse", "HEAD") == before

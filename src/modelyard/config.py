@@ -7,8 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+import msgspec
+from msgspec import Meta
 
 from modelyard.errors import SettingsError
 
@@ -16,38 +16,26 @@ __all__ = ["SETTINGS_FILE", "Settings", "load_settings"]
 
 SETTINGS_FILE = "modelyard.toml"
 
+_PREFIX = "MODELYARD_"
 
-class Settings(BaseSettings):
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Every setting, with its default; `docs/reference/settings.md` documents each.
 
     A relative path in a URL (`file://.modelyard/store`) counts from the project folder.
     """
 
-    model_config = SettingsConfigDict(env_prefix="MODELYARD_", extra="forbid", frozen=True)
-
-    store: Annotated[str, Field(description="fsspec URL of the object store.")] = "file://.modelyard/store"
-    catalog: Annotated[str, Field(description="SQLAlchemy URL of the catalog.")] = "sqlite:///.modelyard/catalog.db"
-    bus: Annotated[str, Field(description="URL of the bus that carries release events.")] = "file://.modelyard/bus"
-    executor: Annotated[str, Field(description="inline, processes, or an installed executor.")] = "processes"
-    workers: Annotated[int | None, Field(ge=1, description="Tasks side by side; left out: one for each core.")] = None
-    ledger: Annotated[str, Field(description="URL of the ledger for leases.")] = "memory://"
-    identity: Annotated[str | None, Field(description="Who you are in people.yaml; left out: Git's user.email.")] = None
-    signing_key: Annotated[str | None, Field(description="Private SSH key; left out: Git's user.signingkey.")] = None
-    serve_host: Annotated[str, Field(description="Address that services listen on.")] = "127.0.0.1"
-    serve_workers: Annotated[int, Field(ge=1, description="Worker processes of one service.")] = 2
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Of services.")] = "info"
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003  (the signature is pydantic-settings')
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let variables win over the file's values, which arrive as arguments."""
-        return (env_settings, init_settings)
+    store: Annotated[str, Meta(description="fsspec URL of the object store.")] = "file://.modelyard/store"
+    catalog: Annotated[str, Meta(description="SQLAlchemy URL of the catalog.")] = "sqlite:///.modelyard/catalog.db"
+    bus: Annotated[str, Meta(description="URL of the bus that carries release events.")] = "file://.modelyard/bus"
+    executor: Annotated[str, Meta(description="inline, processes, or an installed executor.")] = "processes"
+    workers: Annotated[int, Meta(ge=1, description="Tasks side by side; left out: one for each core.")] | None = None
+    ledger: Annotated[str, Meta(description="URL of the ledger for leases.")] = "memory://"
+    identity: Annotated[str, Meta(description="Who you are in people.yaml; left out: Git's user.email.")] | None = None
+    signing_key: Annotated[str, Meta(description="Private SSH key; left out: Git's user.signingkey.")] | None = None
+    serve_host: Annotated[str, Meta(description="Address that services listen on.")] = "127.0.0.1"
+    serve_workers: Annotated[int, Meta(ge=1, description="Worker processes of one service.")] = 2
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="Of services.")] = "info"
 
 
 def load_settings(project: Path) -> Settings:
@@ -66,19 +54,24 @@ def load_settings(project: Path) -> Settings:
             values = tomllib.loads(file.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"This is not TOML: {error}.", where=str(file)) from error
-    unknown = {name for name in values if name not in Settings.model_fields}
+    unknown = values.keys() - set(Settings.__struct_fields__)
     if unknown:
         raise SettingsError(
             f"Unknown settings: {', '.join(sorted(unknown))}.",
             where=str(file),
-            remedy=f"The settings are {', '.join(Settings.model_fields)}.",
+            remedy=f"The settings are {', '.join(Settings.__struct_fields__)}.",
         )
-    try:
-        return Settings(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0])
-        variable = f"MODELYARD_{key.upper()}"
-        raise SettingsError(
-            f"{key}: {first['msg']}.", where=variable if variable in os.environ else str(file)
-        ) from error
+    found: dict[str, Any] = {}
+    for field in msgspec.structs.fields(Settings):
+        variable = _PREFIX + field.name.upper()
+        where = variable if variable in os.environ else str(file)
+        if variable not in os.environ and field.name not in values:
+            continue
+        try:
+            # Not strict: a variable's `4` is a text.
+            found[field.name] = msgspec.convert(
+                os.environ.get(variable, values.get(field.name)), field.type, strict=False
+            )
+        except msgspec.ValidationError as error:
+            raise SettingsError(f"{field.name}: {error}.", where=where) from error
+    return Settings(**found)

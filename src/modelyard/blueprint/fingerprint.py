@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from modelyard.blueprint.code import Reach
-from modelyard.blueprint.plan import Task
 from modelyard.files import blake3_bytes, canonical_json
 from modelyard.records import Fingerprint
+
+if TYPE_CHECKING:
+    from modelyard.blueprint.code import Reach
+    from modelyard.blueprint.plan import Task
 
 __all__ = ["explain", "fingerprint"]
 

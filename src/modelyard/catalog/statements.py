@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from sqlalchemy import (
@@ -19,7 +20,6 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from modelyard.catalog.tables import artifacts, derived, metric_points, metrics, runs, tasks, uses
 from modelyard.records import TaskState
@@ -29,7 +29,8 @@ _GOOD = tuple(state.value for state in TaskState if state.good)
 
 def upsert(table: Table, dialect: str) -> Any:
     """Write rows, taking the place of rows with the same key; for tables that are written again and again."""
-    statement = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    # By name: nobody who keeps a catalog in SQLite pays for the other dialect.
+    statement = importlib.import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
     keys = [column.name for column in table.primary_key]
     changed = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys}
     return statement.on_conflict_do_update(index_elements=keys, set_=changed)

@@ -27,10 +27,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("project", "Look for what is missing on this machine or broken in this project."),
     "plan": ("runs", "Show the task graph: what would run, and what is cached."),
     "run": ("runs", "Run a blueprint."),
-    "why": ("runs", "Say why a step ran, or why it was answered from the cache."),
-    "logs": ("runs", "Show what a step printed."),
-    "ls": ("runs", "List runs, models, services, packages or blueprints."),
-    "diff": ("runs", "Compare two runs."),
+    "why": ("look", "Say why a step ran, or why it was answered from the cache."),
+    "logs": ("look", "Show what a step printed."),
+    "ls": ("look", "List runs, models, services, packages or blueprints."),
+    "diff": ("look", "Compare two runs."),
     "submit": ("review", "Pack a run's model and submit it for review."),
     "review": ("review", "Show the evidence of a version."),
     "approve": ("review", "Approve a version (managers)."),
@@ -48,7 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "catalog": ("upkeep", "Rebuild the catalog from Git and the store."),
     "completion": ("shell", "Print the shell completion script."),
     "demo": ("demo", "Run the whole loop on MNIST, from a blueprint to a hot-swapped service."),
-    "task": ("runs", "Execute one task from its JSON call (what executors start)."),
+    "task": ("task", "Execute one task from its JSON call (what executors start)."),
 }
 """Command to the module that holds it and its one-line help."""
 

@@ -12,7 +12,7 @@ from modelyard.blueprint.schema import json_schema
 from modelyard.cli.output import json_option, print_json, table, yard_of
 from modelyard.yard.doctor import examine
 from modelyard.yard.identity import PEOPLE_CHOICES
-from modelyard.yard.project import TEMPLATES
+from modelyard.yard.templates import TEMPLATES
 
 __all__ = ["commands"]
 

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
@@ -141,7 +142,7 @@ class Scheduler:
         outputs: dict[str, dict[str, Artifact]] = {}
         previews = []
         for task in plan.tasks:
-            preview, found = _preview(task, cache, outputs, latest(plan.blueprint, task.id))
+            preview, found = _preview(task, cache, outputs, partial(latest, plan.blueprint, task.id))
             if found is not None:
                 outputs[task.id] = found
             previews.append(preview)
@@ -169,7 +170,7 @@ class Scheduler:
 
 
 def _preview(
-    task: Task, cache: TaskCache, outputs: dict[str, dict[str, Artifact]], last: TaskRecord | None
+    task: Task, cache: TaskCache, outputs: dict[str, dict[str, Artifact]], latest: Callable[[], TaskRecord | None]
 ) -> tuple[Preview, dict[str, Artifact] | None]:
     missing = [need for need in task.needs if need not in outputs]
     if missing:
@@ -186,6 +187,7 @@ def _preview(
         return Preview(task.id, "cached", identity.fingerprint, [f"Done in run {found.cached_from}."]), found.outputs
     if identity.reasons:
         return Preview(task.id, "run", identity.fingerprint, list(identity.reasons)), None
+    last = latest()
     changes = explain(last.fingerprint if last is not None else None, identity.fingerprint)
     reasons = changes or ["It has run before, but its result is no longer in the store."]
     return Preview(task.id, "run", identity.fingerprint, reasons), None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelyard.yard.beginning import begin
+from modelyard.yard import rooms
 from modelyard.yard.run import Run
 from modelyard.yard.yard import Yard
 
@@ -35,4 +35,4 @@ def init(folder: Path | str = ".", *, template: str = "digits", people: str = "y
     Raises:
         InputError: No such template, or one of its files exists with other content; nothing was written.
     """
-    return Yard.open(begin(Path(folder), template=template, people=people))
+    return Yard.open(rooms.begin(Path(folder), template=template, people=people))

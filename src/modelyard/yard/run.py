@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from modelyard import errors
-from modelyard.blueprint.model import Blueprint
-from modelyard.blueprint.plan import Plan, plan
 from modelyard.errors import InputError, NotFoundError, RunError
 from modelyard.records import RunRecord, RunState, TaskRecord
 from modelyard.store.store import Store
+from modelyard.yard import rooms
+
+if TYPE_CHECKING:
+    from modelyard.blueprint.model import Blueprint
+    from modelyard.blueprint.plan import Plan
 
 __all__ = ["Run", "run_manifests"]
 
@@ -61,12 +64,12 @@ class Run:
     @property
     def blueprint(self) -> Blueprint:
         """The blueprint as it was run, overrides included."""
-        return Blueprint.model_validate_json(self._store.objects.get(self.record.blueprint_object))
+        return rooms.Blueprint.model_validate_json(self._store.objects.get(self.record.blueprint_object))
 
     @property
     def plan(self) -> Plan:
         """The plan that was run."""
-        return plan(self.blueprint)
+        return rooms.plan(self.blueprint)
 
     def task(self, step: str) -> TaskRecord:
         """Return the record of a step.

@@ -10,46 +10,35 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from modelyard.blueprint.code import CodeReader
-from modelyard.blueprint.load import load_blueprint
-from modelyard.blueprint.model import Blueprint
-from modelyard.blueprint.plan import Plan, plan
-from modelyard.catalog.catalog import Catalog
-from modelyard.catalog.liveness import process_identity
-from modelyard.center.center import Actor, Center
-from modelyard.center.policy import Policy, policy_of
-from modelyard.center.registry import Live, Story, VersionState
 from modelyard.config import Settings, load_settings
 from modelyard.contracts import Bus, Executor, Listener
-from modelyard.engines.executors import open_executor
-from modelyard.engines.scheduler import Preview, Scheduler
 from modelyard.errors import BlueprintError, InputError, NotFoundError, Problem, RefusedError
 from modelyard.files import canonical_json
-from modelyard.records import Event, EventKind, RunRecord
-from modelyard.releases.bus import open_bus
-from modelyard.releases.outbox import Delivery, Outbox
-from modelyard.store.gc import Collected, collect
+from modelyard.records import Event, EventKind, RunRecord, TaskRecord
 from modelyard.store.store import Store
-from modelyard.store.verify import Damage, verify
-from modelyard.yard.identity import actor_of
-from modelyard.yard.insight import Answer, Comparison, compare_runs, explain_task
-from modelyard.yard.packing import Packed, pack, package_name
-from modelyard.yard.policies import CommittedPolicies
-from modelyard.yard.project import (
-    as_named,
-    commit_of,
-    environment_lock,
-    find_project,
-    named_blueprints,
-    new_run_id,
-    owner_of,
-    user_name,
-)
-from modelyard.yard.review import Evidence, StoredPackage, evidence_of, release_events, stored_packages, summary_of
+from modelyard.yard import rooms
+from modelyard.yard.project import as_named, commit_of, find_project, new_run_id, owner_of, user_name
 from modelyard.yard.run import Run, run_manifests
-from modelyard.yard.services import Services
+
+if TYPE_CHECKING:
+    from modelyard.blueprint.code import CodeReader
+    from modelyard.blueprint.model import Blueprint
+    from modelyard.blueprint.plan import Plan
+    from modelyard.catalog.catalog import Catalog
+    from modelyard.center.center import Actor, Center
+    from modelyard.center.policy import Policy
+    from modelyard.center.registry import Live, Story, VersionState
+    from modelyard.engines.scheduler import Preview, Scheduler
+    from modelyard.releases.outbox import Delivery
+    from modelyard.store.gc import Collected
+    from modelyard.store.verify import Damage
+    from modelyard.yard.insight import Answer, Comparison
+    from modelyard.yard.packing import Packed
+    from modelyard.yard.policies import CommittedPolicies
+    from modelyard.yard.review import Evidence, StoredPackage
+    from modelyard.yard.services import Services
 
 __all__ = ["Yard"]
 
@@ -91,17 +80,17 @@ class Yard:
     @cached_property
     def catalog(self) -> Catalog:
         """The index over runs, metrics and lineage."""
-        return Catalog.open(self._absolute(self.settings.catalog))
+        return rooms.Catalog.open(self._absolute(self.settings.catalog))
 
     @cached_property
     def bus(self) -> Bus:
         """What carries release events."""
-        return open_bus(self._absolute(self.settings.bus))
+        return rooms.open_bus(self._absolute(self.settings.bus))
 
     @cached_property
     def code(self) -> CodeReader:
         """What reads the project's code to fingerprint it."""
-        return CodeReader(self.project)
+        return rooms.CodeReader(self.project)
 
     @property
     def center(self) -> Center:
@@ -117,21 +106,21 @@ class Yard:
         Args:
             identity: Name or email in `people.yaml`; None takes the setting, then Git's `user.email`.
         """
-        return Center(
+        return rooms.Center(
             self.project,
             policy=self._policies.read(),
-            actor=actor_of(self.project, self.settings, identity),
+            actor=rooms.actor_of(self.project, self.settings, identity),
             cache=self.catalog,
         )
 
     @property
     def actor(self) -> Actor | None:
         """Who acts where nobody else is named, or None."""
-        return actor_of(self.project, self.settings, None)
+        return rooms.actor_of(self.project, self.settings, None)
 
     @cached_property
     def _policies(self) -> CommittedPolicies:
-        return CommittedPolicies(self.project)
+        return rooms.CommittedPolicies(self.project)
 
     @contextlib.contextmanager
     def _by_committed_rules(self, model: str) -> Iterator[None]:
@@ -148,8 +137,8 @@ class Yard:
     def _uncommitted_rules(self, model: str) -> str | None:
         for path in self.blueprints().values():
             with contextlib.suppress(BlueprintError):
-                blueprint = load_blueprint(path)
-                if blueprint.model_name == model and self._policies.read().get(model) != policy_of(blueprint):
+                blueprint = rooms.load_blueprint(path)
+                if blueprint.model_name == model and self._policies.read().get(model) != rooms.policy_of(blueprint):
                     return path.name
         return None
 
@@ -157,7 +146,7 @@ class Yard:
 
     def blueprints(self) -> dict[str, Path]:
         """Return the project's blueprints by name: the pipeline's, or the file's where that can't be read."""
-        return named_blueprints(self.project)
+        return rooms.named_blueprints(self.project)
 
     def blueprint(self, name: str | None = None, params: Mapping[str, Any] | None = None) -> Blueprint:
         """Load a blueprint.
@@ -170,7 +159,7 @@ class Yard:
             NotFoundError: No blueprint has that name.
             BlueprintError: All that is wrong in it.
         """
-        return load_blueprint(as_named(self.blueprint_file(name)), params or {}, project=self.project)
+        return rooms.load_blueprint(as_named(self.blueprint_file(name)), params or {}, project=self.project)
 
     def blueprint_file(self, name: str | None = None) -> Path:
         """Return the file of a blueprint; see `blueprint`."""
@@ -205,7 +194,7 @@ class Yard:
         problems: list[Problem] = []
         for file in files:
             try:
-                found[os.path.relpath(file, self.project)] = load_blueprint(as_named(file), project=self.project)
+                found[os.path.relpath(file, self.project)] = rooms.load_blueprint(as_named(file), project=self.project)
             except BlueprintError as error:
                 problems += error.problems
         if problems:
@@ -214,12 +203,13 @@ class Yard:
 
     def plan(self, name: str | None = None, params: Mapping[str, Any] | None = None) -> Plan:
         """Return the plan of a blueprint; see `blueprint` for the arguments."""
-        return plan(self.blueprint(name, params), project=self.project)
+        return rooms.plan(self.blueprint(name, params), project=self.project)
 
     def preview(self, name: str | None = None, params: Mapping[str, Any] | None = None) -> list[Preview]:
         """Say for every task whether it would run or is cached, and why; nothing is run."""
-        with open_executor("inline", store=self.store) as executor:
-            return self._scheduler(executor).preview(self.plan(name, params), self.project)
+        with rooms.open_executor("inline", store=self.store) as executor:
+            scheduler = rooms.Scheduler(self.store, self.code, executor, latest=self._latest)
+            return scheduler.preview(self.plan(name, params), self.project)
 
     # Runs.
 
@@ -257,7 +247,7 @@ class Yard:
             name = earlier.blueprint
         overrides = dict(params or (earlier.overrides if earlier else {}))
         blueprint = self.blueprint(name, overrides)
-        graph = plan(blueprint, project=self.project)
+        graph = rooms.plan(blueprint, project=self.project)
         commit = commit_of(self.project)
         record = RunRecord(
             id=new_run_id(),
@@ -269,23 +259,26 @@ class Yard:
             actor=self.settings.identity or user_name(),
             commit=commit.digest,
             dirty=commit.dirty,
-            environment=environment_lock(),
+            environment=rooms.environment_lock(),
             resumed=earlier.id if earlier else None,
             pid=os.getpid(),
-            process=process_identity(os.getpid()),
+            process=rooms.process_identity(os.getpid()),
             host=socket.gethostname(),
         )
         chosen = executor or self.settings.executor
-        with open_executor(chosen, workers=workers or self.settings.workers, store=self.store) as runner:
+        with rooms.open_executor(chosen, workers=workers or self.settings.workers, store=self.store) as runner:
             finished = self._scheduler(runner, listeners).run(graph, run=record, project=self.project, resume=earlier)
         run = Run(finished, self.store, self.project)
         return run.raise_for_state() if check else run
 
     def _scheduler(self, executor: Executor, listeners: Sequence[Listener] = ()) -> Scheduler:
-        return Scheduler(
+        return rooms.Scheduler(
             self.store, self.code, executor, listeners=(*listeners, self._curves), recorder=self.catalog.record,
-            latest=self.catalog.latest_task,
+            latest=self._latest,
         )  # fmt: skip
+
+    def _latest(self, blueprint: str, task: str) -> TaskRecord | None:
+        return self.catalog.latest_task(blueprint, task)
 
     def _curves(self, event: Event) -> None:
         if event.kind is EventKind.METRIC:
@@ -324,11 +317,11 @@ class Yard:
         """
         found = self.get(run)
         before = self.catalog.latest_task(found.record.blueprint, step, before=found.id)
-        return explain_task(found.record, found.task(step), before)
+        return rooms.explain_task(found.record, found.task(step), before)
 
     def diff(self, first: str, second: str) -> Comparison:
         """Compare two runs; see `get` for how to name them."""
-        return compare_runs(self.get(first).record, self.get(second).record)
+        return rooms.compare_runs(self.get(first).record, self.get(second).record)
 
     # Packages and versions.
 
@@ -339,13 +332,13 @@ class Yard:
             RunError: The run did not succeed.
             InputError: It has no evaluated model.
         """
-        packed = pack(self._run_of(run), self.store, self.project)
-        self.store.names.set(package_name(packed.model, packed.digest, owner_of(self.settings)), packed.digest)
+        packed = rooms.pack(self._run_of(run), self.store, self.project)
+        self.store.names.set(rooms.package_name(packed.model, packed.digest, owner_of(self.settings)), packed.digest)
         return packed
 
     def packages(self) -> list[StoredPackage]:
         """Return every package that a name keeps."""
-        return stored_packages(self.store)
+        return rooms.stored_packages(self.store)
 
     def submit(self, run: Run | str = "latest", *, reason: str = "", identity: str | None = None) -> VersionState:
         """Pack a run's model and submit it for review, as the next version of its model.
@@ -373,7 +366,7 @@ class Yard:
             contract_major_change=latest is not None and latest.contract != packed.contract.digest,
             metrics=packed.metrics,
             run=packed.run,
-            summary=summary_of(found.record),
+            summary=rooms.summary_of(found.record),
             reason=reason,
         )
         self.store.names.set(f"staging/{packed.model}/v{version.version}", packed.digest)
@@ -398,7 +391,7 @@ class Yard:
         chosen = found.version(version) if version else found.latest
         if chosen is None:
             raise NotFoundError(f"{found.name} has no version.", remedy="Submit one: modelyard submit")
-        return evidence_of(registry, chosen, self.store)
+        return rooms.evidence_of(registry, chosen, self.store)
 
     def default_model(self) -> str:
         """Return the model that is meant where none is named: the one of `blueprint.yaml`, or the only one."""
@@ -461,7 +454,7 @@ class Yard:
 
     def announce(self) -> Delivery:
         """Publish every release that Git records and the bus has not carried yet."""
-        return Outbox(self.bus).flush(release_events(self.center.state(), self.project.as_uri()))
+        return rooms.Outbox(self.bus).flush(rooms.release_events(self.center.state(), self.project.as_uri()))
 
     def show(self, model: str | None = None) -> list[Story]:
         """Tell the story of a model: who did what, when, on which package and run."""
@@ -472,11 +465,11 @@ class Yard:
     @cached_property
     def services(self) -> Services:
         """The project's services, one for each environment."""
-        return Services(self)
+        return rooms.Services(self)
 
     def verify(self) -> list[Damage]:
         """Check every stored byte against its digest; return what is damaged or missing."""
-        return list(verify(self.store))
+        return list(rooms.verify(self.store))
 
     def gc(self, *, dry_run: bool = False) -> Collected:
         """Remove stored objects that nothing refers to.
@@ -484,13 +477,13 @@ class Yard:
         Args:
             dry_run: Only say what would be removed.
         """
-        return collect(self.store, dry_run=dry_run)
+        return rooms.collect(self.store, dry_run=dry_run)
 
     def rebuild_catalog(self) -> int:
         """Make the catalog anew from the run manifests in the store; return how many runs it has."""
         self.close()
         records = list(run_manifests(self.store))
-        Catalog.rebuilt(self._absolute(self.settings.catalog), records).close()
+        rooms.Catalog.rebuilt(self._absolute(self.settings.catalog), records).close()
         return len(records)
 
     def close(self) -> None:

@@ -38,7 +38,12 @@ DTYPES = (
 TEXT_BYTES = 256 * 1024 * 1024
 """The most memory that a column of texts may take: in an array every text is as wide as the longest one."""
 
+MAXIMUM_DIMENSIONS = 32
+"""Of one row's value; NumPy has 64 for arrays as a whole."""
+
 _SHOWN = 60
+_UNFIT = re.compile(r'["\\\x00-\x1f]')
+"""What JSON would have to escape in a key."""
 
 _OPERATION = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 
@@ -53,7 +58,8 @@ class Contract(msgspec.Struct, frozen=True):
         classes: For classification: the label that each position of `probabilities` stands for.
 
     Raises:
-        ContractError: No field, a name twice, an unknown dtype, a negative size, or an operation that is no identifier.
+        ContractError: No field, a name twice or with a quote or control character, an unknown dtype, an impossible
+            shape, or an operation that is no identifier.
     """
 
     inputs: tuple[Field, ...]
@@ -82,7 +88,7 @@ class Contract(msgspec.Struct, frozen=True):
         """
         try:
             return msgspec.json.decode(text, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ContractError(f"This is not a contract: {error}.") from error
 
     @property
@@ -220,7 +226,12 @@ def _check_fields(side: str, fields: Sequence[Field]) -> None:
                 f"The {side} field {field.name!r} has the unknown dtype {field.dtype!r}.",
                 remedy=f"The dtypes are {', '.join(DTYPES)}.",
             )
-        if any(size < 1 for size in field.shape):
+        if _UNFIT.search(field.name):
+            raise ContractError(
+                f"The {side} field name {shown(field.name)} holds a quote, a backslash or a control character.",
+                remedy="Rename the column.",
+            )
+        if any(size < 1 for size in field.shape) or len(field.shape) > MAXIMUM_DIMENSIONS:
             raise ContractError(f"The {side} field {field.name!r} has the impossible shape {list(field.shape)}.")
 
 

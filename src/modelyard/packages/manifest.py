@@ -69,7 +69,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         text = file.read_bytes()
         manifest = msgspec.json.decode(text, type=Manifest)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise IntegrityError(f"The manifest can't be read: {error}.", where=str(file), remedy=_REMEDY) from error
     if manifest.format != FORMAT:
         raise IntegrityError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -232,9 +233,17 @@ def read_info(folder: Path) -> ModelInfo:
     """Read `model.json`; raises IntegrityError where it is missing or damaged."""
     file = folder / _INFO
     try:
-        return msgspec.json.decode(file.read_bytes(), type=ModelInfo)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        info = msgspec.json.decode(file.read_bytes(), type=ModelInfo)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise IntegrityError(f"This is no model folder: {error}.", where=str(file)) from error
+    if info.onnx is not None and not re.fullmatch(r"[\w-][\w.-]*", info.onnx.file):
+        # No manifest covers a file elsewhere: it could be another one tomorrow.
+        raise IntegrityError(
+            f"The ONNX file {info.onnx.file!r} does not lie in the model's folder.",
+            where=str(file),
+            remedy="Fetch the model again, or train it anew.",
+        )
+    return info
 
 
 def model_outputs(

@@ -159,7 +159,15 @@ class TransformChain:
                 for index, entry in enumerate(content.operations)
             ]
             chain = cls(content.inputs, operations)
-        except (OSError, msgspec.DecodeError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (
+            OSError,
+            msgspec.DecodeError,
+            SafetensorError,
+            KeyError,
+            TypeError,
+            ValueError,
+            RecursionError,
+        ) as error:
             raise IntegrityError(f"The transform can't be read: {error}.", where=str(place)) from error
         if chain.outputs != content.outputs:
             raise IntegrityError("The transform's operations do not give the outputs it names.", where=str(place))

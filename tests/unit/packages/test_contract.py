@@ -17,7 +17,8 @@ from modelyard.packages.contract import DTYPES, Contract, coerce, next_version
 
 NUMERIC = [dtype for dtype in DTYPES if dtype not in ("bool", "string")]
 SHAPES = st.lists(st.integers(1, 3), max_size=2).map(tuple)
-FIELDS = st.builds(Field, st.text(min_size=1, max_size=8), st.sampled_from(DTYPES), SHAPES)
+NAMES = st.text(st.characters(codec="utf-8", min_codepoint=32, exclude_characters='"\\'), min_size=1, max_size=8)
+FIELDS = st.builds(Field, NAMES, st.sampled_from(DTYPES), SHAPES)
 SIDES = st.lists(FIELDS, min_size=1, max_size=4, unique_by=lambda field: field.name).map(tuple)
 
 

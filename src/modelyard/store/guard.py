@@ -191,7 +191,7 @@ def _sync_together(paths: dict[str, None]) -> bool:
 
     The call writes what other programs have left to be written, too. So it is made only while that is little.
     """
-    if len(paths) < 2 or _unwritten() > QUIET_BYTES:
+    if not paths or _unwritten() > QUIET_BYTES:
         return not paths
     try:
         descriptor = os.open(os.path.dirname(next(iter(paths))), os.O_RDONLY | os.O_DIRECTORY)  # noqa: PTH120

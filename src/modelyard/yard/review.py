@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from modelyard.center.center import Summary
 from modelyard.center.events import Released, RolledBack
 from modelyard.center.registry import Registry, VersionState
+from modelyard.errors import IntegrityError
 from modelyard.files import blake3_bytes, canonical_json
+from modelyard.packages.contract import Contract
 from modelyard.packages.package import Package
 from modelyard.records import RunRecord
 from modelyard.releases.events import ReleaseEvent
@@ -58,10 +62,11 @@ def evidence_of(registry: Registry, version: VersionState, store: Store) -> Evid
 
     Raises:
         NotFoundError: The package is not in this store.
-        IntegrityError: Its bytes do not match.
+        IntegrityError: Its bytes do not match, or it does not say what the registration says of it.
     """
     folder = store.fetch_tree(version.package)
     contract = Package.open(folder).contract
+    _agree(version, contract, folder)
     model = registry.model(version.model)
     others = [place.version for place in model.live.values() if place.version != version.version]
     live = model.versions[others[-1]] if others else None
@@ -78,6 +83,33 @@ def evidence_of(registry: Registry, version: VersionState, store: Store) -> Evid
         files=tuple(sorted(path for path in (folder / "evidence").rglob("*") if path.is_file())),
         folder=folder,
     )
+
+
+def _agree(version: VersionState, contract: Contract, folder: Path) -> None:
+    """See that the signed registration, which the gates are checked against, tells of the package that it names."""
+    where, remedy = f"{version.model} v{version.version}", "Reject it, and ask who submitted it."
+    if version.contract != contract.digest:
+        raise IntegrityError(
+            "The registration names another contract than the package has.", where=where, remedy=remedy
+        )
+    measured = _measured(folder / "evidence" / "metrics.json")
+    for name, value in version.metrics.items():
+        if name in measured and measured[name] != value:
+            raise IntegrityError(
+                f"The registration says {name} {value:g}, and the package's evidence {measured[name]}.",
+                where=where,
+                remedy=remedy,
+            )
+
+
+def _measured(file: Path) -> Mapping[str, Any]:
+    """Return the metrics in a package's evidence; none where it has no such file, or one of another form."""
+    try:
+        content = msgspec.json.decode(file.read_bytes())
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    found = content.get("metrics", content) if isinstance(content, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _type(dtype: str, shape: tuple[int, ...]) -> str:

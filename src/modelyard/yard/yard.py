@@ -406,10 +406,17 @@ class Yard:
     def approve(
         self, model: str, version: str | None = None, *, reason: str = "", identity: str | None = None
     ) -> VersionState:
-        """Approve a version (default: the newest); see `Center.approve`."""
+        """Approve a version (default: the newest) whose package says what its registration says; see `Center.approve`.
+
+        Raises:
+            IntegrityError: It does not.
+            NotFoundError: The package is not in this store, so nobody here can have looked at it.
+        """
         center = self.center_as(identity)
+        chosen = version or self._newest(model)
         with self._by_committed_rules(model):
-            return center.approve(model, version or self._newest(model), reason)
+            self.review(model, chosen)
+            return center.approve(model, chosen, reason)
 
     def reject(
         self, model: str, version: str | None = None, *, reason: str = "", identity: str | None = None

@@ -12,6 +12,7 @@ import modelyard
 from modelyard.errors import (
     BlueprintError,
     InputError,
+    IntegrityError,
     MinimumNotMetError,
     NotFoundError,
     RefusedError,
@@ -354,3 +355,19 @@ def test_a_project_joins_the_repository_around_it_and_commits_its_own_files_alon
     modelyard.init(tmp_path / "ignored" / "project", template="digits-small").close()
     assert (tmp_path / "ignored" / "project" / ".git").is_dir()
     assert git("rev-parse", "HEAD") == before
+
+
+@pytest.mark.parametrize("claim", [{"metrics": {"accuracy": 0.999}}, {"contract_digest": "c" * 64}], ids=["m", "c"])
+def test_a_registration_that_claims_what_its_package_does_not_say_can_not_be_approved(
+    yard: Yard, claim: dict[str, object]
+) -> None:
+    packed = yard.pack(yard.run())
+    facts: dict[str, object] = {"contract_digest": packed.contract.digest, "metrics": dict(packed.metrics)}
+    yard.center_as("dana").submit(
+        "trees", packed.digest, contract_major_change=False, run=packed.run, **(facts | claim)
+    )
+    with pytest.raises(IntegrityError, match="registration"):
+        yard.review("trees")
+    with pytest.raises(IntegrityError, match="registration"):
+        yard.approve("trees", identity="morgan", reason="looks good")
+    assert yard.reject("trees", identity="morgan", reason="a lie").rejections

@@ -117,7 +117,7 @@ class _Reading:
 
     def run(self, module: str) -> Reach:
         for place in (self.reader.locator.project, *sys.path):
-            if os.path.isdir(place):  # noqa: PTH112
+            if os.path.isdir(place):
                 self.watch(place)
         queue = [module]
         while queue:
@@ -149,7 +149,7 @@ class _Reading:
         if path is None:
             return ()
         if package:
-            self.watch(os.path.dirname(path))  # noqa: PTH120
+            self.watch(os.path.dirname(path))
         facts = self.reader.facts.get(path, self.watch(path))
         self.code[module] = facts.digest
         return _targets(facts.imports, module if package else module.rpartition(".")[0])

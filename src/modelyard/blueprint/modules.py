@@ -77,13 +77,13 @@ class Locator:
         # The order of Python's own path finder: in each place a package, then a module; last, a namespace of folders.
         folders = []
         for place in places:
-            base = os.path.join(place or os.getcwd(), name)  # noqa: PTH118, PTH109  (called thousands of times)
+            base = os.path.join(place or os.getcwd(), name)
             for file, package in ((f"{base}{os.sep}__init__.py", True), (f"{base}.py", False)):
-                if os.path.isfile(file):  # noqa: PTH113
+                if os.path.isfile(file):
                     return Found(file, package=package), [base] if package else []
-            if any(os.path.isfile(base + suffix) for suffix in importlib.machinery.EXTENSION_SUFFIXES):  # noqa: PTH113
+            if any(os.path.isfile(base + suffix) for suffix in importlib.machinery.EXTENSION_SUFFIXES):
                 return Found(None, package=False), []
-            if os.path.isdir(base):  # noqa: PTH112
+            if os.path.isdir(base):
                 folders.append(base)
         return (Found(None, package=True), folders) if folders else (None, [])
 
@@ -105,7 +105,7 @@ def installed_distribution(module: str) -> tuple[str, str] | None:
 
 def _modified(place: str) -> int:
     try:
-        return os.stat(place).st_mtime_ns  # noqa: PTH116
+        return os.stat(place).st_mtime_ns
     except OSError:
         return 0
 
@@ -130,7 +130,7 @@ def _infos(places: tuple[str, ...], modified: tuple[int, ...]) -> dict[str, tupl
     infos: dict[str, tuple[str, str, Path]] = {}
     for place in places:
         try:
-            names = sorted(os.listdir(place))  # noqa: PTH208
+            names = sorted(os.listdir(place))
         except OSError:
             continue
         for entry in names:

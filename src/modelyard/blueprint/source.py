@@ -55,7 +55,7 @@ class _Remembered(msgspec.Struct):
 def stamp_of(path: str) -> Stamp | None:
     """Return what changes with a file's content, or None where there is no such file."""
     try:
-        found = os.stat(path)  # noqa: PTH116  (this is the warm path: microseconds count)
+        found = os.stat(path)
     except OSError:
         return None
     return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)

@@ -66,11 +66,11 @@ class TaskLog:
         self._task = call.task
         self._emit = emit
         # Absolute: by the time of the first line the step may stand in another folder.
-        self._path = os.path.abspath(call.log)  # noqa: PTH100
+        self._path = os.path.abspath(call.log)
         self._file: int | None = None
         self._mutex = threading.RLock()
         with storage_errors(self._path):
-            os.makedirs(os.path.dirname(self._path), exist_ok=True)  # noqa: PTH103, PTH120
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
 
     def line(self, text: str, stream: str) -> None:
         """Write one line.

@@ -47,9 +47,9 @@ def start(command: list[str]) -> int:
 def parents() -> dict[int, int]:
     """Return the parent of every process."""
     found = {}
-    for name in os.listdir("/proc"):  # noqa: PTH208  (no pathlib here: it would double the start)
+    for name in os.listdir("/proc"):
         if name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
+            with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{name}/stat", "rb") as file:
                 # The program's name stands in parentheses and may hold anything.
                 found[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
     return found

@@ -24,7 +24,7 @@ _Stamp = tuple[int, int, int, int]
 
 def _stamp(path: str) -> _Stamp | None:
     try:
-        status = os.stat(path)  # noqa: PTH116  (Path.stat costs three times as much, and this runs for every task)
+        status = os.stat(path)
     except OSError:
         return None
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino

@@ -81,7 +81,7 @@ class SourceReader:
         if path.is_dir():
             return self._folder_digest(path)
         # The same key as the store's own: a file that was added is not read again here, nor the other way round.
-        return self._file_digest(path, stamp_of(status), f"file:{os.path.abspath(path)}")  # noqa: PTH100
+        return self._file_digest(path, stamp_of(status), f"file:{os.path.abspath(path)}")
 
     def _file_digest(self, path: Path, stamp: Stamp, key: str) -> str:
         known = self._store.index.known(key)
@@ -97,7 +97,7 @@ class SourceReader:
         started = time.time_ns()
         files, _ = scan(root)
         stamps = blake3_bytes(canonical_json([(found.path, found.stamp) for found in files]))
-        key = f"content:{os.path.abspath(root)}"  # noqa: PTH100
+        key = f"content:{os.path.abspath(root)}"
         before = self._store.index.recall(key)
         if before is not None:
             known = msgspec.msgpack.decode(before, type=_Folder)

@@ -27,7 +27,7 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
     # When memory runs out the kernel shall take the step, not the scheduler that has to report it.
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("500")
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)

@@ -58,7 +58,7 @@ class Trees:
     def add(self, root: Path) -> tuple[str, Manifest | None]:
         """Keep a folder; return its digest, and its manifest unless the folder was found unchanged."""
         files, empty = scan(root)
-        key = f"folder:{os.path.abspath(root)}"  # noqa: PTH100  (resolving links would merge two folders' facts)
+        key = f"folder:{os.path.abspath(root)}"
         before = self._recall(key)
         if before is not None and self._unchanged(before, files, empty):
             return before.digest, None
@@ -314,14 +314,14 @@ class TreeCache:
     def _intact(self, home: Path) -> bool:
         known = f"{home}/known"
         try:
-            with open(known, "rb") as file:  # noqa: PTH123
+            with open(known, "rb") as file:
                 fetched = msgspec.msgpack.decode(file.read(), type=_Fetched)
                 used = os.fstat(file.fileno()).st_mtime
             for path, stamp in fetched.own:
-                if stamp_of(os.stat(f"{home}/files/{path}")) != stamp:  # noqa: PTH116
+                if stamp_of(os.stat(f"{home}/files/{path}")) != stamp:
                     return False
             for path, digest in fetched.links:
-                if os.readlink(f"{home}/files/{path}") != str(self._objects.fetch(digest)):  # noqa: PTH115
+                if os.readlink(f"{home}/files/{path}") != str(self._objects.fetch(digest)):
                     return False
         except (OSError, msgspec.DecodeError):
             return False

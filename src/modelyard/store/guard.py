@@ -194,7 +194,7 @@ def _sync_together(paths: dict[str, None]) -> bool:
     if not paths or _unwritten() > QUIET_BYTES:
         return not paths
     try:
-        descriptor = os.open(os.path.dirname(next(iter(paths))), os.O_RDONLY | os.O_DIRECTORY)  # noqa: PTH120
+        descriptor = os.open(os.path.dirname(next(iter(paths))), os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
         return False
     try:
@@ -207,7 +207,7 @@ def _sync_together(paths: dict[str, None]) -> bool:
 def _unwritten() -> float:
     """Return how many bytes the machine has still to write; infinity where it does not tell."""
     try:
-        with open("/proc/meminfo", "rb", buffering=0) as file:  # noqa: PTH123
+        with open("/proc/meminfo", "rb", buffering=0) as file:
             facts = dict(line.split(b":") for line in file.read(8192).splitlines() if b":" in line)
         return sum(int(facts[key].split()[0]) << 10 for key in (b"Dirty", b"Writeback"))
     except (OSError, KeyError, ValueError):
@@ -225,11 +225,11 @@ def _sync_each(paths: dict[str, None]) -> None:
             os.fsync(descriptor)
         except OSError as error:
             with contextlib.suppress(IsADirectoryError):
-                os.unlink(path)  # noqa: PTH108
+                os.unlink(path)
             raise storage_error(path, error) from error
         finally:
             os.close(descriptor)
-        folders[os.path.dirname(path)] = None  # noqa: PTH120
+        folders[os.path.dirname(path)] = None
     for folder in folders:
         with storage_errors(folder):
             sync_folder(folder)

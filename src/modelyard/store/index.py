@@ -66,7 +66,7 @@ class StatIndex:
     def recall(self, key: str) -> bytes | None:
         """Return what was remembered under a key, or None."""
         try:
-            with open(self._path(key), "rb") as file:  # noqa: PTH123  (a hot path: Path costs more than the read)
+            with open(self._path(key), "rb") as file:
                 data = file.read()
         except OSError:
             return None
@@ -80,10 +80,10 @@ class StatIndex:
         with contextlib.suppress(OSError):
             try:
                 self._write(temp, _check(value) + value)
-                os.replace(temp, path)  # noqa: PTH105
+                os.replace(temp, path)
             except OSError:
                 with contextlib.suppress(OSError):
-                    os.unlink(temp)  # noqa: PTH108
+                    os.unlink(temp)
                 raise
 
     def forget(self, older_than: float) -> None:
@@ -98,7 +98,7 @@ class StatIndex:
         data = self.recall(key)
         try:
             return msgspec.msgpack.decode(data, type=Known) if data else None
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return None
 
     def know(self, key: str, stamp: Stamp, digest: str) -> None:
@@ -115,7 +115,7 @@ class StatIndex:
         try:
             descriptor = os.open(temp, flags, 0o666)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(temp), exist_ok=True)  # noqa: PTH103, PTH120
+            os.makedirs(os.path.dirname(temp), exist_ok=True)
             descriptor = os.open(temp, flags, 0o666)
         try:
             os.write(descriptor, data)

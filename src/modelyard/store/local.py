@@ -143,7 +143,7 @@ class LocalObjects:
         """Return the bytes, verified."""
         path = self._path(check_digest(digest))
         try:
-            with open(path, "rb") as file:  # noqa: PTH123
+            with open(path, "rb") as file:
                 data = file.read()
         except FileNotFoundError:
             raise missing(digest) from None
@@ -157,7 +157,7 @@ class LocalObjects:
         """Return the object's own file, verified once for each stamp it has."""
         path = self._path(check_digest(digest))
         try:
-            stamp = stamp_of(os.stat(path))  # noqa: PTH116
+            stamp = stamp_of(os.stat(path))
         except FileNotFoundError:
             raise missing(digest) from None
         except OSError as error:
@@ -173,7 +173,7 @@ class LocalObjects:
         """Return the first bytes, not verified; nothing where the object is not there."""
         path = self._path(check_digest(digest))
         try:
-            with open(path, "rb") as file:  # noqa: PTH123
+            with open(path, "rb") as file:
                 return file.read(count)
         except FileNotFoundError:
             return b""
@@ -183,20 +183,20 @@ class LocalObjects:
     def check(self, digest: str) -> None:
         """Hash the object again, whatever is remembered of it."""
         path = self._path(check_digest(digest))
-        if not os.path.exists(path):  # noqa: PTH110
+        if not os.path.exists(path):
             raise missing(digest)
         if blake3_file(Path(path)) != digest:
             raise damaged(digest, path)
 
     def exists(self, digest: str) -> bool:
         """Say whether the object is there."""
-        return os.path.exists(self._path(check_digest(digest)))  # noqa: PTH110
+        return os.path.exists(self._path(check_digest(digest)))
 
     def renew(self, digest: str) -> bool:
         """Say whether the object is there, and if so keep it from collection as if it were put now."""
         path = self._path(check_digest(digest))
         try:
-            return self._present(path, os.stat(path).st_size)  # noqa: PTH116
+            return self._present(path, os.stat(path).st_size)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -211,7 +211,7 @@ class LocalObjects:
         """Remove an object."""
         path = self._path(check_digest(digest))
         with _unless_missing(path):
-            os.unlink(path)  # noqa: PTH108
+            os.unlink(path)
 
     def written(self) -> Iterator[tuple[str, int, float]]:
         """Yield digest, size and the time of the last put, in seconds since 1970."""
@@ -222,9 +222,9 @@ class LocalObjects:
         """Remove an object unless it was put at or after `before`; say whether it is gone. Call it with the gate."""
         path = self._path(digest)
         with _unless_missing(path):
-            if os.stat(path).st_mtime >= before:  # noqa: PTH116
+            if os.stat(path).st_mtime >= before:
                 return False
-            os.unlink(path)  # noqa: PTH108
+            os.unlink(path)
         return True
 
     def _scan(self) -> Iterator[tuple[str, os.stat_result]]:
@@ -240,7 +240,7 @@ class LocalObjects:
     def _present(self, path: str, size: int) -> bool:
         """Say whether an object is there and may be relied on; a file cut short by a power cut is not."""
         try:
-            stat = os.stat(path)  # noqa: PTH116
+            stat = os.stat(path)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -305,7 +305,7 @@ class LocalNames:
         """Return the digest that a name points at, or None."""
         path = f"{self._root}/{encode_name(name)}"
         try:
-            with open(path, "rb") as file:  # noqa: PTH123
+            with open(path, "rb") as file:
                 digest = file.read().decode("ascii", "replace")
         except FileNotFoundError:
             return None
@@ -318,8 +318,8 @@ class LocalNames:
         """Remove a name."""
         path = f"{self._root}/{encode_name(name)}"
         with _unless_missing(path):
-            os.unlink(path)  # noqa: PTH108
-            sync_folder(os.path.dirname(path))  # noqa: PTH120
+            os.unlink(path)
+            sync_folder(os.path.dirname(path))
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, str]]:
         """Yield name and digest of every name that starts with the prefix, sorted by name."""
@@ -381,22 +381,22 @@ def _unless_missing(path: str) -> Iterator[None]:
 def _rename(temp: str, path: str, note: Callable[[str], None]) -> None:
     """Rename; where the target's folder is missing, make it, and note every folder that got an entry by that."""
     try:
-        os.rename(temp, path)  # noqa: PTH104
+        os.rename(temp, path)
     except FileNotFoundError:
-        _make_folder(os.path.dirname(path), note)  # noqa: PTH120
-        os.rename(temp, path)  # noqa: PTH104
+        _make_folder(os.path.dirname(path), note)
+        os.rename(temp, path)
 
 
 def _make_folder(folder: str, note: Callable[[str], None]) -> None:
-    parent = os.path.dirname(folder)  # noqa: PTH120
-    if not os.path.isdir(parent):  # noqa: PTH112
+    parent = os.path.dirname(folder)
+    if not os.path.isdir(parent):
         _make_folder(parent, note)
     with contextlib.suppress(FileExistsError):
-        os.mkdir(folder)  # noqa: PTH102
+        os.mkdir(folder)
     # Also where another process made it: that one may not have synced it yet.
     note(parent)
 
 
 def _discard(temp: str) -> None:
     with contextlib.suppress(OSError):
-        os.unlink(temp)  # noqa: PTH108
+        os.unlink(temp)

@@ -89,7 +89,7 @@ class Store:
             stamp = stamp_of(path.stat())
         except FileNotFoundError:
             raise NotFoundError("There is no such file or folder.", where=str(path)) from None
-        key = f"file:{os.path.abspath(path)}"  # noqa: PTH100
+        key = f"file:{os.path.abspath(path)}"
         known = self.index.known(key)
         if known is not None and known.stamp == stamp and self.objects.renew(known.digest):
             return known.digest

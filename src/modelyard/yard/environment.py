@@ -22,7 +22,7 @@ def environment_lock() -> dict[str, str]:
     found: dict[str, str] = {}
     for place in sys.path:
         with contextlib.suppress(OSError):
-            for entry in os.listdir(place or "."):  # noqa: PTH208  (some hundred names)
+            for entry in os.listdir(place or "."):
                 match = _FOLDER.fullmatch(entry)
                 if match:
                     # The first on the path is the one that is imported.

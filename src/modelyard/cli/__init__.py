@@ -6,17 +6,21 @@ before a heavy library is touched.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from modelyard import __version__
-from modelyard.errors import BlueprintError, ModelyardError
+from modelyard.errors import BlueprintError, ModelyardError, StorageError
 
 __all__ = ["COMMANDS", "main", "root"]
 
@@ -85,6 +89,18 @@ class LazyGroup(click.Group):
             if name.startswith(incomplete) and name not in HIDDEN
         ]
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a reader of our output who has gone is no failure."""
+        try:
+            value = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            if not _reader_left():
+                raise ConnectionError(str(error)) from error  # click would leave with 1 and say nothing
+            _drop_output()
+            raise click.exceptions.Exit(0) from error
+        return value
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -120,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words or bool(os.environ.get("MODELYARD_DEBUG"))
+    _open_missing_streams()
     try:
         # Outside its standalone mode click returns the code that a command left with.
         code = root.main(args=words, prog_name="modelyard", standalone_mode=False) or 0
@@ -136,17 +153,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
             traceback.print_exc()
         report(error)
         code = error.exit_code
-    except BrokenPipeError:
-        # The reader of our output left (`| head`); a second error while flushing would only be noise.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except Exception as error:
         if debug:
             traceback.print_exc()
-        click.echo(f"internal error: {type(error).__name__}: {error}", err=True)
-        click.echo("  This is a defect in Modelyard; run it again with --debug and report what it prints.", err=True)
-        code = 1
+        code = _unforeseen(error)
     sys.exit(code)
+
+
+def _open_missing_streams() -> None:
+    """Put the null device where a stream was closed (`>&-`), so that what is printed has somewhere to go."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123  (it stays open)
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads standard output any more (`| head`)."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _unforeseen(error: Exception) -> int:
+    """Print an error that nobody translated, and return its exit code; a disk that fails is no defect of ours."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+        place = str(error.filename) if error.filename else "standard output"
+        report(StorageError(f"{os.strerror(error.errno)}.", where=place, remedy="Choose another place, or make room."))
+        _drop_output()
+        return StorageError.exit_code
+    click.echo(f"internal error: {type(error).__name__}: {error}", err=True)
+    click.echo(
+        "  This is a defect in Modelyard; run `modelyard --debug …` with the same words and report what it prints.",
+        err=True,
+    )
+    return 1
+
+
+def _drop_output() -> None:
+    """Send what is still to be flushed to nowhere; a second error at the end of the process would only be noise."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def report(error: ModelyardError) -> None:

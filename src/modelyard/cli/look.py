@@ -121,8 +121,13 @@ def _list_models(ctx: click.Context, limit: int) -> Listing:  # noqa: ARG001
 
 def _list_services(ctx: click.Context, limit: int) -> Listing:  # noqa: ARG001
     found = yard_of(ctx).services.all()
-    rows = [(s.environment, s.state, s.url or "-", s.pid or "-", ", ".join(s.serving) or "-") for s in found]
-    return ("environment", "state", "url", "pid", "serving"), rows, found, "No service was started yet: modelyard up"
+    rows = [
+        (s.environment, s.state, s.url or "-", s.pid or "-", ", ".join(s.serving) or "-",
+         s.obstacle.what if s.obstacle else "")
+        for s in found
+    ]  # fmt: skip
+    headings = ("environment", "state", "url", "pid", "serving", "trouble" if any(row[-1] for row in rows) else "")
+    return headings, rows, found, "No service was started yet: modelyard up"
 
 
 def _list_packages(ctx: click.Context, limit: int) -> Listing:  # noqa: ARG001

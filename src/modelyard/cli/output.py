@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from modelyard.yard import Yard
 
@@ -33,6 +35,9 @@ STATE_STYLE = {
     "unknown": "bright_black",
     "stopped": "bright_black",
 }
+
+LAST_COLUMN = 24
+"""Characters that a table's last column has at least, before its text is broken."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -66,18 +71,28 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str)
     if not rows:
         click.echo(empty)
         return
-    grid = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for heading in headings:
-        grid.add_column(heading, no_wrap=True)
-    for row in rows:
-        cells = [str(cell) for cell in row]
-        grid.add_row(*(f"[{STATE_STYLE[cell]}]{cell}[/]" if cell in STATE_STYLE else cell for cell in cells))
     out = console()
-    if sys.stdout.isatty():
-        out.print(grid)
-        return
-    # A table cut to 80 columns would lose digests, and padding at a line's end is noise in a file.
-    out.width = 10_000
+    # On a terminal only the last column may break; where the others leave it no room, the terminal breaks whole lines,
+    # because half an id names nothing. A file gets lines as long as they are.
+    if not sys.stdout.isatty() or _least_width(headings, rows) > out.width:
+        out.width = 10_000
     with out.capture() as text:
-        out.print(grid)
+        out.print(_grid(headings, rows))
+    # Padding at a line's end is noise in a file, and an empty line on a narrow terminal.
     click.echo("\n".join(line.rstrip() for line in text.get().splitlines()))
+
+
+def _grid(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    grid = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for number, heading in enumerate(headings, 1):
+        last = number == len(headings)
+        grid.add_column(heading, no_wrap=not last, overflow="fold")
+    for row in rows:
+        # A Text, not markup: brackets in a cell are the user's own.
+        grid.add_row(*(Text(cell, style=STATE_STYLE.get(cell, "")) for cell in map(str, row)))
+    return grid
+
+
+def _least_width(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
+    widths = [max(cell_len(str(cell)) for cell in column) for column in zip(headings, *rows, strict=True)]
+    return sum(width + 2 for width in widths[:-1]) + min(widths[-1], LAST_COLUMN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +61,21 @@ def predict(ctx: click.Context, model: str, rows: Path, environment: str, as_jso
     """Send ROWS (a JSON or CSV file, `-` for standard input as JSON) to the service and print what MODEL answers."""
     services = yard_of(ctx).services
     body = sys.stdin.buffer.read() if str(rows) == "-" else rows.read_bytes()
-    media = "text/csv" if rows.suffix == ".csv" else "application/json"
+    media = "text/csv" if rows.suffix.lower() == ".csv" else "application/json"
     answer = services.predict(environment, model, body, media)
     if as_json:
         print_json(answer)
         return
-    columns = answer.get("columns") or {name: [row[name] for row in answer["rows"]] for name in answer["rows"][0]}
     click.echo(f"{answer['model']} {answer['version']}, generation {answer['generation']}")
-    table(tuple(columns), [tuple(map(_cell, row)) for row in zip(*columns.values(), strict=True)], empty="no rows")
+    headings, found = _answered(answer)
+    table(headings, [tuple(map(_cell, row)) for row in found], empty="no rows")
+
+
+def _answered(answer: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return the headings and rows of an answer, which has rows or columns as the request had."""
+    if "columns" in answer:
+        return tuple(answer["columns"]), list(zip(*answer["columns"].values(), strict=True))
+    return tuple(answer["rows"][0]) if answer["rows"] else (), [tuple(row.values()) for row in answer["rows"]]
 
 
 def _cell(value: Any) -> str:

@@ -25,9 +25,12 @@ from modelyard.serving.wire import (
     error_of,
 )
 
-__all__ = ["SERVICE_FILE", "ServiceClient", "ServiceFile"]
+__all__ = ["SERVICE_FILE", "STOPPED_FILE", "ServiceClient", "ServiceFile"]
 
 SERVICE_FILE = "service.json"
+
+STOPPED_FILE = "stopped.json"
+"""What a graceful stop makes of the service's file, so that the next start finds its port."""
 
 
 class ServiceFile(msgspec.Struct, frozen=True):
@@ -54,13 +57,17 @@ class ServiceFile(msgspec.Struct, frozen=True):
         return f"http://{host}:{self.port}"
 
     @classmethod
-    def read(cls, folder: Path) -> ServiceFile | None:
-        """Return what the file says, or None where no service was ever started on the folder.
+    def read(cls, folder: Path, name: str = SERVICE_FILE) -> ServiceFile | None:
+        """Return what the file says, or None where there is none.
+
+        Args:
+            folder: Of the service.
+            name: Of the file.
 
         Raises:
             IntegrityError: Something else than the service wrote the file.
         """
-        path = folder / SERVICE_FILE
+        path = folder / name
         with storage_errors(path):
             try:
                 data = path.read_bytes()
@@ -182,8 +189,9 @@ class ServiceClient:
                 if time.monotonic() > deadline:
                     raise
             if status is not None and time.monotonic() > deadline:
+                why = f": {status.obstacle.what}" if status.obstacle else "."
                 raise BusyError(
-                    f"The service {status.name!r} was not ready within {timeout:g} s{_obstacle(status)}.",
+                    f"The service {status.name!r} was not ready within {timeout:g} s{why}",
                     where=str(self.folder),
                     remedy="Its log tells more.",
                 )
@@ -222,10 +230,3 @@ class ServiceClient:
             where=str(self.folder),
             remedy="Start it with `modelyard up`; it goes on with what it served last.",
         )
-
-
-def _obstacle(status: ServiceStatus) -> str:
-    failures = [status.failure] if status.failure else []
-    for slot in status.slots.values():
-        failures += [failure for failure in (slot.following, slot.failure) if failure]
-    return f": {failures[0].what}" if failures else ""

@@ -22,7 +22,7 @@ from modelyard.errors import BusyError, ModelyardError
 from modelyard.files import storage_error, storage_errors, write_atomically
 from modelyard.records import Failure
 from modelyard.serving.board import Board
-from modelyard.serving.client import SERVICE_FILE, ServiceFile
+from modelyard.serving.client import SERVICE_FILE, STOPPED_FILE, ServiceFile
 from modelyard.serving.control import ControlServer
 from modelyard.serving.faults import Faults
 from modelyard.serving.follower import Follower, LiveSource, Wake
@@ -125,7 +125,7 @@ class Supervisor:
         committed, broken = _refetch(file.read(), fetch, log)
         self._board = Board(file, committed, Page.create(), faults, log)
         self._board.mark_broken(broken)
-        self._listening = _listen(spec, ServiceFile.read(spec.folder))
+        self._listening = _listen(spec, ServiceFile.read(spec.folder) or ServiceFile.read(spec.folder, STOPPED_FILE))
         self._pool = Pool(spec, self._board, log, self._listening, _metrics_folder(spec.folder), self._wake)
         verify = importlib.import_module(spec.loader).verify
         self._swapper = Swapper(
@@ -174,7 +174,8 @@ class Supervisor:
             self._follower.stop()
         self._pool.drain()
         self._listening.close()
-        (self._spec.folder / SERVICE_FILE).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            (self._spec.folder / SERVICE_FILE).replace(self._spec.folder / STOPPED_FILE)
         self._control.close()
 
     def _wake(self) -> None:

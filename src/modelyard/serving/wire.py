@@ -219,6 +219,14 @@ class ServiceStatus(_Frame, frozen=True, tag=True):
     slots: dict[str, SlotStatus]
     failure: Failure | None = None
 
+    @property
+    def obstacle(self) -> Failure | None:
+        """What stands in the way of serving all that should be live, or None."""
+        failures = [self.failure]
+        for slot in self.slots.values():
+            failures += [slot.following, slot.failure]
+        return next((failure for failure in failures if failure is not None), None)
+
 
 class Swapped(_Frame, frozen=True, tag=True):
     """A swap or rollback that is committed: from now on every new request is answered by this generation.

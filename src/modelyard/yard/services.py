@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import http.client
 import json
 import os
@@ -16,6 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from modelyard.errors import BusyError, ContractError, NotFoundError, RunError
 from modelyard.files import storage_errors
+from modelyard.records import Failure
 from modelyard.releases.events import topic_of
 from modelyard.serving.client import ServiceClient
 from modelyard.serving.service import run_service
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from modelyard.yard.yard import Yard
 
 __all__ = ["ServiceState", "Services"]
+
+PATIENCE = 3.0
+"""Seconds that `up` waits for a service which says what stands in its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class ServiceState:
         url: Where it answers, or None.
         pid: Of its supervisor, or None.
         serving: `model vX.Y.Z` of each slot.
+        obstacle: What stands in the way of serving all that is released, or None.
     """
 
     environment: str
@@ -45,6 +51,7 @@ class ServiceState:
     url: str | None
     pid: int | None
     serving: tuple[str, ...]
+    obstacle: Failure | None = None
 
 
 class Services:
@@ -85,7 +92,8 @@ class Services:
             f"{model} {slot.current.version}" for model, slot in status.slots.items() if slot.current is not None
         )
         url = self.client(environment).url
-        return ServiceState(environment, "ready" if status.ready else "starting", url, status.pid, serving)
+        state = "ready" if status.ready else "starting"
+        return ServiceState(environment, state, url, status.pid, serving, status.obstacle)
 
     def live(self, environment: str) -> Mapping[str, Live]:
         """Return what is released to an environment, by model; only what the Model Center's rules allow."""
@@ -149,11 +157,14 @@ class Services:
 
         Raises:
             NotFoundError: No blueprint has such an environment.
-            RunError: A service ended, or did not become ready in time; its log says why.
+            InputError: The project is in no Git repository.
+            RunError: A service ended, can't serve what is released, or was not ready in time; its log says more.
         """
         chosen = tuple(environments) or self.environments()
         for environment in chosen:
             self._check(environment)
+        # Asked here, so that a project outside Git is told at once, and no service is left that can serve nothing.
+        _ = self._yard.center
         processes = {name: self._spawn(name) for name in chosen if self.state(name).state == "stopped"}
         states = []
         for environment in chosen:
@@ -163,8 +174,16 @@ class Services:
         return states
 
     def down(self, environments: Sequence[str] = ()) -> list[str]:
-        """Stop services, letting requests in flight end; return those that were running."""
-        names = tuple(environments) or tuple(service.environment for service in self.all())
+        """Stop services, letting requests in flight end; return those that were running.
+
+        Raises:
+            NotFoundError: No blueprint has such an environment, and nothing was ever served for it.
+        """
+        known = tuple(service.environment for service in self.all())
+        for name in environments:
+            if name not in known:
+                self._check(name)
+        names = tuple(environments) or known
         stopped = []
         for name in names:
             if self.state(name).state != "stopped":
@@ -182,10 +201,11 @@ class Services:
             media: `application/json` or `text/csv`.
 
         Raises:
-            NotFoundError: No service runs for that environment, or it has no such model.
+            NotFoundError: There is no such environment, no service runs for it, or it has no such model.
             ContractError: The rows do not fit the model's contract.
             RunError: The service failed.
         """
+        self._check(environment)
         address = urlsplit(self.client(environment).url)
         connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
         try:
@@ -202,7 +222,8 @@ class Services:
         kind = {404: NotFoundError, 400: ContractError, 413: ContractError, 422: ContractError}.get(
             response.status, RunError
         )
-        raise kind(str(answer.get("detail") or answer.get("title")), where=address.geturl())
+        place = ", ".join(filter(None, (address.geturl(), answer.get("where"))))
+        raise kind(str(answer.get("detail") or answer.get("title")), where=place, remedy=answer.get("remedy"))
 
     def log_file(self, environment: str) -> Path:
         """Return the file that a detached service logs to."""
@@ -211,8 +232,11 @@ class Services:
     def _check(self, environment: str) -> None:
         known = self.environments()
         if environment not in known:
+            near = difflib.get_close_matches(environment, known, n=1)
+            there = f"There are {', '.join(known)}."
             raise NotFoundError(
-                f"No blueprint has an environment {environment!r}.", remedy=f"They are {', '.join(known)}."
+                f"No blueprint has an environment {environment!r}.",
+                remedy=f"Did you mean {near[0]}? {there}" if near else there,
             )
 
     def _limits(self, environment: str) -> Limits:
@@ -246,12 +270,30 @@ class Services:
     def _wait(self, environment: str, process: subprocess.Popen[bytes] | None, timeout: float) -> ServiceState:
         deadline = time.monotonic() + timeout
         log = self.log_file(environment)
+        obstacle = None
         while time.monotonic() < deadline:
             state = self.state(environment)
             if state.state == "ready":
                 return state
-            if process is not None and process.poll() is not None:
-                last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] or ["no output"]
-                raise RunError(f"The service of {environment} ended: {last[0]}", remedy=f"Its log: {log}")
+            if state.obstacle is not None and obstacle is None:
+                # It may pass: the service goes on trying. Nobody should wait long for what seldom passes.
+                deadline = min(deadline, time.monotonic() + PATIENCE)
+            obstacle = state.obstacle
+            # One that ended because another had just been started leaves the place to that one.
+            if process is not None and process.poll() not in (None, BusyError.exit_code):
+                raise RunError(f"The service of {environment} ended: {_last_error(log)}", remedy=f"Its log: {log}")
             time.sleep(0.05)
+        if obstacle is not None:
+            raise RunError(
+                f"The service of {environment} runs, and can't serve what is released: {obstacle.what}",
+                where=obstacle.where,
+                remedy=f"{obstacle.remedy or ''} It goes on trying; its log: {log}".strip(),
+            )
         raise RunError(f"The service of {environment} was not ready within {timeout:.0f} s.", remedy=f"Its log: {log}")
+
+
+def _last_error(log: Path) -> str:
+    """Return the last error in a log, else its last line; the lines after an error are its remedy."""
+    with storage_errors(log):
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
+    return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), lines[-1])

@@ -154,3 +154,12 @@ def test_the_follower_survives_not_knowing_what_is_live(service):
     service.live(m=("v2", service.package(factor=3)))
     service.until(lambda: service.predict().json["version"] == "v2")
     assert service.client.status().failure is None
+
+
+def test_a_service_that_was_stopped_and_started_again_has_the_port_it_had(service):
+    service.start()
+    port = service.client.status().port
+    service.client.stop()
+    assert service.process.wait(10) == 0
+    service.start()
+    assert service.client.status().port == port

@@ -1,0 +1,107 @@
+"""Services from the yard: what `up`, `down` and `predict` say when something is missing or wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from tests.projects import environment, modelyard, new_project
+
+BLUEPRINT = """\
+model: trees
+pipeline:
+  name: trees
+  steps:
+    - {id: data, kind: importer, format: csv, local_data: rows.csv, target: kind}
+    - {id: train, kind: trainer, implementation: sklearn, estimator: sklearn.tree.DecisionTreeClassifier}
+    - {id: evaluate, kind: evaluator}
+environments: [{name: dev}]
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = new_project(tmp_path_factory.mktemp("services"))
+    for name in ("cnn.yaml", "digits.npz"):
+        (folder / name).unlink()
+    (folder / "blueprint.yaml").write_text(BLUEPRINT)
+    rows = "".join(f"{h},{w},{'oak' if h > 12 else 'ash'}\n" for h in range(5, 20) for w in range(4))
+    (folder / "rows.csv").write_text("height,width,kind\n" + rows)
+    subprocess.run(["git", "commit", "-qam", "Trees"], cwd=folder, env=environment(folder.parent), check=True)
+    modelyard(folder, "run")
+    modelyard(folder, "submit", "--as", "dana")
+    modelyard(folder, "approve", "trees", "--as", "morgan")
+    modelyard(folder, "release", "trees", "--to", "dev", "--as", "morgan")
+    return folder
+
+
+@pytest.fixture
+def running(project: Path):
+    modelyard(project, "up", "dev")
+    yield project
+    modelyard(project, "down", code=None)
+
+
+def predict(project: Path, body: object, code: int = 0) -> str:
+    file = project.parent / "rows.json"
+    file.write_text(json.dumps(body))
+    done = modelyard(project, "predict", "trees", str(file), "--env", "dev", code=code)
+    return done.stdout + done.stderr
+
+
+def test_no_rows_are_answered_with_no_rows(running: Path) -> None:
+    assert "no rows" in predict(running, {"rows": []})
+    assert "no rows" in predict(running, {"columns": {"height": [], "width": []}})
+
+
+def test_rows_that_do_not_fit_are_told_with_row_field_and_remedy(running: Path) -> None:
+    told = predict(running, {"rows": [{"height": 3, "width": "wide"}]}, code=2)
+    assert "row 0" in told
+    assert "'width'" in told
+    assert len(told.strip().splitlines()) == 2
+
+
+def test_an_environment_that_no_blueprint_has_is_told_with_the_nearest(running: Path) -> None:
+    (running.parent / "rows.json").write_text("{}")
+    for words in (("up", "dve"), ("down", "dve"), ("predict", "trees", "../rows.json", "--env", "dve")):
+        assert "Did you mean dev?" in modelyard(running, *words, code=2).stderr
+
+
+def test_two_that_start_the_same_service_at_once_both_find_it_running(project: Path) -> None:
+    command = ["bash", "-c", "python -m modelyard up dev & a=$!; python -m modelyard up dev; b=$?; wait $a && exit $b"]
+    done = subprocess.run(
+        command, cwd=project, env=environment(project.parent), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == second
+    modelyard(project, "down")
+
+
+def test_a_service_whose_package_is_not_in_the_store_is_told_soon_and_goes_on_trying(project: Path) -> None:
+    store, aside = project / ".modelyard" / "store", project.parent / "aside"
+    shutil.rmtree(project / ".modelyard" / "services", ignore_errors=True)
+    store.rename(aside)
+    try:
+        told = modelyard(project, "up", "dev", code=7).stderr
+        assert "can't serve what is released" in told
+        assert "trouble" in modelyard(project, "ls", "services").stdout
+        shutil.rmtree(store, ignore_errors=True)
+        aside.rename(store)
+        deadline = time.monotonic() + 60
+        while "ready" not in modelyard(project, "ls", "services").stdout:
+            assert time.monotonic() < deadline
+    finally:
+        modelyard(project, "down", code=None)
+
+
+def test_a_project_outside_git_is_told_at_once_and_no_service_is_left(project: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    shutil.copy(project / "blueprint.yaml", folder)
+    assert "no Git repository" in modelyard(folder, "up", code=2).stderr
+    assert modelyard(folder, "ls", "services").stdout.startswith("No service")

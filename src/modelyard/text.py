@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-__all__ = ["ago", "clock", "short", "span"]
+__all__ = ["ago", "clock", "count", "short", "span"]
 
 
 def clock(seconds: float) -> str:
@@ -33,3 +33,8 @@ def span(seconds: float) -> str:
 def short(digest: str | None) -> str:
     """Return the first twelve digits of a digest, enough to name it in a project."""
     return digest[:12] if digest else "-"
+
+
+def count(number: int, thing: str) -> str:
+    """Return `1 run`, `2 runs`; for words that take an s."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

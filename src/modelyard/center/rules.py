@@ -342,8 +342,8 @@ def _in_turn(events: list[Event]) -> list[Event]:
 def _outside(environment: str, person: Person, policy: Policy, deed: str) -> Refusal | None:
     if environment in policy.environments:
         return None if _has_role(person, policy.roles) else _lacks_role(person, policy.roles, f"{deed} {environment}")
-    known = f"There are {', '.join(policy.environments)}."
-    return Refusal(f"The policy has no environment {environment!r}.", known)
+    known = f"There are {', '.join(policy.environments)}; the committed blueprint says which."
+    return Refusal(f"There is no environment {environment!r}.", known)
 
 
 def _unapproved(version: VersionState, policy: Policy) -> Refusal:

@@ -9,6 +9,7 @@ import click
 
 import modelyard
 from modelyard.blueprint.schema import json_schema
+from modelyard.center.people import PEOPLE_FILE, parse_people
 from modelyard.cli.output import json_option, print_json, table, yard_of
 from modelyard.yard.doctor import examine
 from modelyard.yard.identity import PEOPLE_CHOICES
@@ -32,6 +33,11 @@ def init(folder: Path, template: str, people: str) -> None:
     click.echo(f"Started a project in {done.project}")
     for name, path in done.blueprints().items():
         click.echo(f"  {path.relative_to(done.project)}: pipeline {name}")
+    if not parse_people((done.project / PEOPLE_FILE).read_bytes()).people:
+        click.echo(
+            "people.yaml names nobody yet. To submit and review, let Git know your name, email and SSH key (git config "
+            "user.name, user.email, user.signingkey), enter yourself there, and commit."
+        )
     click.echo("Next: modelyard check, modelyard plan, modelyard run")
 
 

@@ -8,7 +8,7 @@ import click
 
 from modelyard.center.registry import Live, VersionState
 from modelyard.cli.output import json_option, print_json, table, yard_of
-from modelyard.text import clock, short
+from modelyard.text import clock, count, short
 
 __all__ = ["commands"]
 
@@ -72,7 +72,8 @@ def _print_version(version: VersionState, as_json: bool) -> None:
     if as_json:
         print_json(version)
     else:
-        click.echo(f"{version.model} v{version.version} is {version.state} ({len(version.approvals)} approvals)")
+        approvals = count(len(version.approvals), "approval")
+        click.echo(f"{version.model} v{version.version} is {version.state} ({approvals})")
 
 
 @click.command()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from modelyard.errors import BlueprintError, ModelyardError
+from modelyard.text import count
 from modelyard.yard.project import find_project
 from modelyard.yard.yard import Yard
 
@@ -59,7 +60,7 @@ def examine(folder: Path) -> list[Finding]:
     findings += _blueprints(yard)
     for what, look in (
         ("store", lambda: f"{yard.store.url}"),
-        ("catalog", lambda: f"{len(yard.catalog.runs(limit=1000))} runs"),
+        ("catalog", lambda: count(len(yard.catalog.runs(limit=1000)), "run")),
         ("Model Center", lambda: _center(yard)),
         ("you", lambda: _identity(yard)),
         ("services", lambda: ", ".join(f"{s.environment} {s.state}" for s in yard.services.all()) or "none"),

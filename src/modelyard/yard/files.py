@@ -16,8 +16,8 @@ _PIPELINE = re.compile(r"^pipeline\s*:", re.MULTILINE)
 def named_blueprints(project: Path) -> dict[str, Path]:
     """Return the blueprints of a project by name: YAML files in it or in `blueprints/` that have a pipeline.
 
-    The name is the pipeline's. A file whose name can't be read is listed under its own, so that it can be named and
-    its problems be told.
+    The name is the pipeline's. A file whose name can't be read, or is another file's already, is listed under its own,
+    so that it can be named and its problems be told.
     """
     found: dict[str, Path] = {}
     for folder in (project, project / "blueprints"):
@@ -28,7 +28,9 @@ def named_blueprints(project: Path) -> dict[str, Path]:
                 # An unreadable file is reported when somebody names it, not when all are listed.
                 continue
             if _PIPELINE.search(text):
-                found.setdefault(_pipeline_name(text) or path.stem, path)
+                name = _pipeline_name(text) or path.stem
+                # Two of one name is a mistake that `check` tells; until then no file may hide another.
+                found.setdefault(name if name not in found else str(path.relative_to(project)), path)
     return found
 
 
@@ -36,6 +38,6 @@ def _pipeline_name(text: str) -> str | None:
     try:
         document = YAML(typ="safe").load(text)
         name = document["pipeline"]["name"]
-    except (YAMLError, KeyError, TypeError):
+    except (YAMLError, KeyError, TypeError, ValueError, RecursionError):
         return None
     return name if isinstance(name, str) else None

@@ -37,7 +37,7 @@ def actor_of(project: Path, settings: Settings, identity: str | None) -> Actor |
     """
     wanted = identity or settings.identity
     if wanted is None:
-        return actor_from_git(project, signing_key=settings.signing_key)
+        return _with_usual_key(actor_from_git(project, signing_key=settings.signing_key))
     file = project / PEOPLE_FILE
     people = parse_people(file.read_bytes(), str(file)).people if file.exists() else ()
     person = next((p for p in people if wanted.casefold() in (p.name.casefold(), p.email.casefold())), None)
@@ -50,8 +50,22 @@ def actor_of(project: Path, settings: Settings, identity: str | None) -> Actor |
     return Actor(person.name, email, found.signing_key) if person and found else found
 
 
+def _with_usual_key(actor: Actor | None) -> Actor | None:
+    """Let who names no key sign with the one that ssh would take, which `git_person` puts into people.yaml."""
+    if actor is None or actor.signing_key is not None:
+        return actor
+    return Actor(actor.name, actor.email, next((path for path in _usual_keys() if path.exists()), None))
+
+
+def _usual_keys() -> list[Path]:
+    return [Path.home() / ".ssh" / name for name in ("id_ed25519", "id_ecdsa")]
+
+
 def git_person(project: Path) -> tuple[str, str, str | None]:
-    """Return Git's `user.name`, `user.email` and the public line of `user.signingkey`, each empty where not set."""
+    """Return Git's `user.name` and `user.email`, each empty where not set, and the public line of your key, or None.
+
+    The key is `user.signingkey`; where that is not set, the one in `~/.ssh`.
+    """
 
     def setting(name: str) -> str:
         done = subprocess.run(["git", "config", name], cwd=project, capture_output=True, text=True, check=False)
@@ -60,10 +74,7 @@ def git_person(project: Path) -> tuple[str, str, str | None]:
     key = setting("user.signingkey")
     if key.startswith(("ssh-", "ecdsa-", "sk-")):
         return setting("user.name"), setting("user.email"), key
-    candidates = (
-        [Path(key).expanduser()] if key else [Path.home() / ".ssh" / name for name in ("id_ed25519", "id_ecdsa")]
-    )
-    for path in candidates:
+    for path in [Path(key).expanduser()] if key else _usual_keys():
         public = path if path.suffix == ".pub" else path.with_name(f"{path.name}.pub")
         if public.exists():
             return setting("user.name"), setting("user.email"), public.read_text(encoding="utf-8").strip()

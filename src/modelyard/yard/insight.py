@@ -8,6 +8,7 @@ from typing import Any
 from modelyard.blueprint.fingerprint import explain
 from modelyard.errors import NotFoundError
 from modelyard.records import Fingerprint, RunRecord, TaskRecord, TaskState
+from modelyard.text import count
 
 __all__ = ["Answer", "Comparison", "Difference", "compare_runs", "explain_task"]
 
@@ -55,8 +56,8 @@ def explain_task(run: RunRecord, task: TaskRecord, before: TaskRecord | None) ->
         if task.fingerprint is not None:
             parts = task.fingerprint
             reasons.append(
-                f"fingerprint {parts.digest[:12]}: {len(parts.code)} modules of code, {len(parts.inputs)} inputs, "
-                f"{len(parts.distributions)} libraries"
+                f"fingerprint {parts.digest[:12]}: {count(len(parts.code), 'module')} of code, "
+                f"{count(len(parts.inputs), 'input')}, libraries: {', '.join(sorted(parts.distributions)) or 'none'}"
             )
     elif task.state is TaskState.SKIPPED:
         reasons = ["A step that it needs did not succeed."]

@@ -51,6 +51,10 @@ def find_project(start: Path) -> Path:
         NotFoundError: There is no project here; the remedy is `modelyard init`.
     """
     here = start.resolve()
+    if here.exists() and not here.is_dir():
+        raise NotFoundError(
+            "This is a file, and a project is a folder.", where=str(start), remedy=f"Name its folder: {start.parent}"
+        )
     if not here.is_dir():
         raise NotFoundError("This folder does not exist.", where=str(start))
     for folder in (here, *here.parents):

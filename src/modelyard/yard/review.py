@@ -12,15 +12,24 @@ import msgspec
 from modelyard.center.center import Summary
 from modelyard.center.events import Released, RolledBack
 from modelyard.center.registry import Registry, VersionState
-from modelyard.errors import IntegrityError
+from modelyard.errors import IntegrityError, NotFoundError
 from modelyard.files import blake3_bytes, canonical_json
 from modelyard.packages.contract import Contract
 from modelyard.packages.package import Package
 from modelyard.records import RunRecord
 from modelyard.releases.events import ReleaseEvent
 from modelyard.store.store import Store
+from modelyard.text import short
 
-__all__ = ["Evidence", "StoredPackage", "evidence_of", "release_events", "stored_packages", "summary_of"]
+__all__ = [
+    "Evidence",
+    "StoredPackage",
+    "evidence_of",
+    "fetch_package",
+    "release_events",
+    "stored_packages",
+    "summary_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,24 @@ class Evidence:
     folder: Path
 
 
+def fetch_package(store: Store, digest: str) -> Path:
+    """Return the folder of a package, local and read-only.
+
+    Raises:
+        NotFoundError: The package is not in this store: it may be a clone's own, and empty.
+        IntegrityError: Its bytes do not match.
+    """
+    try:
+        return store.fetch_tree(digest)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"The package {short(digest)} is not in this store, or not all of it.",
+            where=store.url,
+            remedy="Git keeps the decisions, and the store the bytes: "
+            "name the store of those who submit as `store` in modelyard.toml.",
+        ) from error
+
+
 def evidence_of(registry: Registry, version: VersionState, store: Store) -> Evidence:
     """Return what a reviewer needs to see of a version.
 
@@ -64,7 +91,7 @@ def evidence_of(registry: Registry, version: VersionState, store: Store) -> Evid
         NotFoundError: The package is not in this store.
         IntegrityError: Its bytes do not match, or it does not say what the registration says of it.
     """
-    folder = store.fetch_tree(version.package)
+    folder = fetch_package(store, version.package)
     contract = Package.open(folder).contract
     _agree(version, contract, folder)
     model = registry.model(version.model)

@@ -23,6 +23,7 @@ from modelyard.serving.client import ServiceClient
 from modelyard.serving.service import run_service
 from modelyard.serving.spec import Limits, Live, ServiceSpec
 from modelyard.yard.project import INTERNAL
+from modelyard.yard.review import fetch_package
 
 if TYPE_CHECKING:
     from modelyard.yard.yard import Yard
@@ -138,7 +139,7 @@ class Services:
             spec,
             live=lambda: self.live(environment),
             wake=lambda timeout: yard.bus.wait(topic_of(environment), timeout),
-            fetch=yard.store.fetch_tree,
+            fetch=lambda digest: fetch_package(yard.store, digest),
         )
 
     def up(

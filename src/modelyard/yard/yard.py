@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelyard.config import Settings, load_settings
 from modelyard.contracts import Bus, Executor, Listener
-from modelyard.errors import BlueprintError, InputError, NotFoundError, Problem, RefusedError
+from modelyard.errors import BlueprintError, InputError, NotFoundError, Problem, RefusedError, StorageError
 from modelyard.files import canonical_json
 from modelyard.records import Event, EventKind, RunRecord, TaskRecord
 from modelyard.store.store import Store
@@ -79,8 +79,15 @@ class Yard:
 
     @cached_property
     def catalog(self) -> Catalog:
-        """The index over runs, metrics and lineage."""
-        return rooms.Catalog.open(self._absolute(self.settings.catalog))
+        """The index over runs, metrics and lineage; where its file is gone, it is made anew from the store."""
+        url = self._absolute(self.settings.catalog)
+        kept = url.removeprefix("sqlite:///")
+        if kept != url and not Path(kept).exists():
+            # Its file is there before the first run's manifest is: a manifest without it tells of a lost catalog.
+            with contextlib.suppress(StorageError):
+                if records := list(run_manifests(self.store)):
+                    return rooms.Catalog.rebuilt(url, records)
+        return rooms.Catalog.open(url)
 
     @cached_property
     def bus(self) -> Bus:
@@ -197,7 +204,7 @@ class Yard:
                 found[os.path.relpath(file, self.project)] = rooms.load_blueprint(as_named(file), project=self.project)
             except BlueprintError as error:
                 problems += error.problems
-        if problems:
+        if problems or (problems := _same_names(found)):
             raise BlueprintError(tuple(problems))
         return found
 
@@ -305,7 +312,10 @@ class Yard:
         if run == "latest" or run in self.blueprints():
             found = self.runs(None if run == "latest" else run, limit=1)
             if not found:
-                raise NotFoundError("There are no runs yet.", where=str(self.project), remedy="Make one: modelyard run")
+                of, name = ("", "") if run == "latest" else (f" of {run}", f" {run}")
+                raise NotFoundError(
+                    f"There are no runs{of} yet.", where=str(self.project), remedy=f"Make one: modelyard run{name}"
+                )
             return found[0]
         return Run(self.catalog.run(run), self.store, self.project)
 
@@ -513,3 +523,13 @@ class Yard:
             if path != url and not path.startswith("/"):
                 return f"{scheme}{self.project / path}"
         return url
+
+
+def _same_names(blueprints: Mapping[str, Blueprint]) -> list[Problem]:
+    """Return a problem for each blueprint whose pipeline has another's name: their runs could not be told apart."""
+    first: dict[str, str] = {}
+    return [
+        Problem(f"{first[name]} has a pipeline {name!r} too.", file, key="pipeline.name", remedy="Rename one of them.")
+        for file, blueprint in blueprints.items()
+        if first.setdefault(name := blueprint.pipeline.name, file) != file
+    ]

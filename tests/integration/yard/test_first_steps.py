@@ -1,0 +1,108 @@
+"""What somebody meets who starts: a key in its usual place, a clone with an empty store, a name taken twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.projects import environment, modelyard
+
+BLUEPRINT = """\
+pipeline:
+  name: {name}
+  steps:
+    - {{id: data, kind: importer, format: csv, local_data: rows.csv, target: kind}}
+    - {{id: train, kind: trainer, implementation: sklearn, estimator: sklearn.tree.DecisionTreeClassifier}}
+    - {{id: evaluate, kind: evaluator}}
+environments: [{{name: dev}}]
+"""
+
+
+def git(folder: Path, *arguments: str) -> None:
+    subprocess.run(["git", *arguments], cwd=folder, env=environment(folder.parent), check=True, capture_output=True)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    modelyard(tmp_path, "init", "--template", "digits-small", "--people", "demo", str(folder))
+    (folder / "cnn.yaml").unlink()
+    (folder / "blueprint.yaml").write_text(BLUEPRINT.format(name="trees"))
+    rows = "".join(f"{h},{w},{'oak' if h > 12 else 'ash'}\n" for h in range(5, 20) for w in range(4))
+    (folder / "rows.csv").write_text("height,width,kind\n" + rows)
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "Trees")
+    return folder
+
+
+def test_who_is_named_by_the_usual_key_can_sign_with_it(project: Path) -> None:
+    home = project.parent
+    (home / ".ssh").mkdir()
+    key = home / ".ssh" / "id_ed25519"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    (project / "people.yaml").unlink()
+    git(project, "config", "user.name", "Ada")
+    git(project, "config", "user.email", "ada@example.org")
+    for file in ("blueprint.yaml", "digits.npz", ".gitignore"):
+        (project / file).unlink(missing_ok=True)
+    modelyard(project, "init", "--template", "digits-small")
+    (project / "cnn.yaml").unlink()
+    (project / "blueprint.yaml").write_text(BLUEPRINT.format(name="trees"))
+    git(project, "commit", "-qam", "Trees again")
+    modelyard(project, "run")
+    assert "ada@example.org" in modelyard(project, "submit").stdout
+
+
+def test_who_is_not_named_is_told_so_by_init(tmp_path: Path) -> None:
+    told = modelyard(tmp_path, "init", "--template", "digits-small", "mine").stdout
+    assert "people.yaml names nobody yet" in told
+    told = modelyard(tmp_path, "init", "--template", "digits-small", "--people", "demo", "theirs").stdout
+    assert "nobody" not in told
+
+
+def test_a_clone_is_told_that_it_has_not_the_package(project: Path) -> None:
+    modelyard(project, "run")
+    modelyard(project, "submit", "--as", "dana")
+    clone = project.parent / "clone"
+    git(project.parent, "clone", "-q", str(project), str(clone))
+    told = modelyard(clone, "review", code=2).stderr
+    assert "not in this store" in told
+    assert "modelyard.toml" in told
+    (clone / "modelyard.toml").write_text(f'store = "{(project / ".modelyard/store").as_uri()}"\n')
+    assert "accuracy" in modelyard(clone, "review").stdout
+
+
+def test_a_deleted_catalog_is_made_anew_from_the_store(project: Path) -> None:
+    modelyard(project, "run")
+    before = json.loads(modelyard(project, "ls", "--json").stdout)
+    for file in (project / ".modelyard").glob("catalog.db*"):
+        file.unlink()
+    assert json.loads(modelyard(project, "ls", "--json").stdout) == before
+
+
+def test_a_pipeline_that_never_ran_is_named(project: Path) -> None:
+    modelyard(project, "run")
+    (project / "other.yaml").write_text(BLUEPRINT.format(name="other"))
+    told = modelyard(project, "submit", "other", "--as", "dana", code=2).stderr
+    assert "no runs of other yet" in told
+    assert "modelyard run other" in told
+
+
+def test_no_blueprint_hides_another_of_its_name(project: Path) -> None:
+    (project / "twin.yaml").write_text(BLUEPRINT.format(name="trees"))
+    assert "twin.yaml" in modelyard(project, "ls", "blueprints").stdout
+    told = modelyard(project, "check", code=2).stderr
+    assert "twin.yaml: pipeline.name: blueprint.yaml has a pipeline 'trees' too." in told
+    modelyard(project, "check", "blueprint.yaml")
+
+
+def test_a_file_nested_without_end_is_one_problem_and_hinders_no_other_blueprint(project: Path) -> None:
+    (project / "deep.yaml").write_text("pipeline: " + "{a: " * 3000)
+    assert "deep.yaml: nested more than" in modelyard(project, "check", code=2).stderr
+    modelyard(project, "plan")
+
+
+def test_a_file_is_not_taken_for_a_project_folder(project: Path) -> None:
+    assert "Name its folder" in modelyard(project, "-C", "blueprint.yaml", "check", code=2).stderr

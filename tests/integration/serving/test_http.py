@@ -161,6 +161,8 @@ def test_more_requests_in_flight_than_allowed_are_429_and_say_when_to_retry(serv
     try:
         for connection in slow:
             connection.sendall(head)
+        # Asked too early, our own request would take a place, and one of the slow ones would be sent away.
+        served.until(lambda: b"\nmodelyard_in_flight 3.0\n" in served.request("GET", "/metrics").body)
         answer = served.until(lambda: refused if (refused := served.predict()).status == 429 else None)
         problem(answer, 429, "busy")
         assert answer.headers["retry-after"] == "1"

@@ -128,7 +128,10 @@ def execute(call: TaskCall, store: Store, emit: Listener, bench: Workbench | Non
     started = time.time()
     bench = bench or Workbench()
     emit = bench.capture.aside(emit)
-    log = TaskLog(call, emit)
+    try:
+        log = TaskLog(call, emit)
+    except ModelyardError as error:
+        return TaskResult(failure=failure_of(error), started=started, finished=time.time())
     context = StepContext(call, emit, log)
     try:
         with bench.capture.into(log), _in_project(call.project), bench.loader.importing(call.project):
@@ -177,7 +180,7 @@ def _attempt(
         print(_trimmed(error), end="", file=sys.stderr)  # noqa: T201  (standard error is the task's log here)
         return {}, failure_of(error)
     except (Exception, SystemExit) as error:
-        print(_trimmed(error), end="", file=sys.stderr)  # noqa: T201
+        print(_trimmed(error), end="", file=sys.stderr)  # noqa: T201  (standard error is the task's log here)
         return {}, _step_failure(error, call)
 
 

@@ -267,6 +267,21 @@ def test_a_read_only_project_is_one_clear_error(project: Path) -> None:
         done = modelyard(project, "run", code=6)
         assert "can be written" in done.stderr
         assert "Traceback" not in done.stderr
+        for words in (("ls",), ("plan",), ("logs", "latest", "count")):
+            refused(project, *words, code=6, words=("catalog.db", "The file system is read-only."))
+
+
+def test_a_disk_that_is_full_to_the_last_byte_is_told_by_the_catalog_too(project: Path) -> None:
+    internal = project / ".modelyard"
+    internal.mkdir()
+    with mounted(internal, "-t", "tmpfs", "-o", "size=8m", "tmpfs"):
+        modelyard(project, "run")
+        with contextlib.suppress(OSError), (internal / "fill").open("wb", buffering=0) as fill:
+            while True:
+                fill.write(bytes(65536))
+        refused(project, "ls", code=6, words=("catalog.db", "The disk is full."))
+        (internal / "fill").unlink()
+        assert json.loads(modelyard(project, "ls", "--json").stdout)[0]["state"] == "succeeded"
 
 
 def test_a_damaged_catalog_says_how_to_rebuild_it_and_rebuilding_brings_everything_back(project: Path) -> None:

@@ -307,13 +307,33 @@ def _busy(place: str) -> BusyError:
     )
 
 
+_READ_ONLY = -1
+"""Beside SQLite's own codes: the file system of the catalog can't be written at all."""
+
 _SQLITE_STORAGE = {
     sqlite3.SQLITE_FULL: ("The disk is full.", "Free some space (`modelyard gc` may help) and try again."),
     sqlite3.SQLITE_READONLY: ("The catalog can't be written.", "Give your user the right to write the file."),
     sqlite3.SQLITE_CANTOPEN: ("The catalog can't be opened.", "See whether the folder exists and can be written."),
     sqlite3.SQLITE_PERM: ("Permission denied.", "Give your user the right to the file."),
+    _READ_ONLY: (
+        "The file system is read-only.",
+        "Mount it writable, or set `catalog` in modelyard.toml to a place that can be written.",
+    ),
     sqlite3.SQLITE_IOERR: ("The disk reports an input/output error.", "Check the disk, then rebuild the catalog."),
 }
+
+
+def _cause(code: int, folder: Path) -> int:
+    """Return what is behind an error that SQLite can't tell from others: a read-only file system, or a full one."""
+    try:
+        system = os.statvfs(folder)
+    except OSError:
+        return code
+    if system.f_flag & os.ST_RDONLY:
+        return _READ_ONLY
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and system.f_bavail == 0:
+        return sqlite3.SQLITE_FULL
+    return code
 
 
 def _translate(error: BaseException, place: str, file: Path) -> ModelyardError | None:
@@ -326,7 +346,7 @@ def _translate(error: BaseException, place: str, file: Path) -> ModelyardError |
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return _busy(str(file))
         if code in _SQLITE_STORAGE:
-            what, remedy = _SQLITE_STORAGE[code]
+            what, remedy = _SQLITE_STORAGE[_cause(code, file.parent)]
             return StorageError(what, where=str(file), remedy=remedy)
         return None
     return _translate_postgres(original, place)

@@ -187,7 +187,9 @@ def _fit(context: Context, model: Any, inputs: NDArray[Any], targets: NDArray[An
             if "NaN" in text or "infinity" in text:
                 text = text.split(" does not accept missing values")[0]
                 remedy = "Fill missing values by a transform of type impute."
-            raise DataError(f"{type(model).__name__} can't learn: {text}.", where="train", remedy=remedy) from error
+            raise DataError(
+                f"{type(model).__name__} can't learn: {text}.", where="input train", remedy=remedy
+            ) from error
     for line in dict.fromkeys(" ".join(str(each.message).split()) for each in told):
         context.log(f"Warning: {line}")
 

@@ -24,13 +24,13 @@ def class_positions(train: Dataset) -> tuple[NDArray[np.int64], tuple[Any, ...]]
         raise DataError(
             f"The target {train.target!r} is {dtype_name(labels.dtype)}{list(labels.shape[1:]) or ''}, and classes are "
             "integers, booleans or text.",
-            where="train",
+            where="input train",
             remedy="Give it another type in the importer's `dtypes`, or set `prediction_type: regression`.",
         )
     if len(train.classes) < 2:
         raise DataError(
             f"Every row has the same class, {train.classes[0]!r}: there is nothing to learn.",
-            where="train",
+            where="input train",
             remedy="Give data with two classes at least.",
         )
     return np.searchsorted(np.asarray(train.classes), labels).astype(np.int64), train.classes
@@ -47,7 +47,7 @@ def regression_values(train: Dataset) -> NDArray[np.float64]:
         raise DataError(
             f"The target {train.target!r} is {dtype_name(labels.dtype)}{list(labels.shape[1:]) or ''}, and regression "
             "needs one number a row.",
-            where="train",
+            where="input train",
             remedy="Name another target, or set `prediction_type: classification`.",
         )
     return labels.astype(np.float64).reshape(-1)
@@ -56,7 +56,7 @@ def regression_values(train: Dataset) -> NDArray[np.float64]:
 def _labels(train: Dataset) -> NDArray[Any]:
     labels = train.labels
     if len(labels) == 0:
-        raise DataError("There are no rows to train on.", where="train")
+        raise DataError("There are no rows to train on.", where="input train")
     if not train.features:
-        raise DataError("There is no column to learn from.", where="train", remedy="Keep one in `columns`.")
+        raise DataError("There is no column to learn from.", where="input train", remedy="Keep one in `columns`.")
     return labels

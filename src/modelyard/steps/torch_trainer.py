@@ -150,7 +150,7 @@ def _finite(inputs: NDArray[np.float32], fields: Sequence[Field], train: Dataset
         if wrong.any():
             raise DataError(
                 "The value is missing or infinite.",
-                where=f"train, column {field.name!r}, row {int(np.argwhere(wrong)[0][0]) + 1}",
+                where=f"input train, column {field.name!r}, row {int(np.argwhere(wrong)[0][0]) + 1}",
                 remedy="Fill it by a transform of type impute.",
             )
     return inputs

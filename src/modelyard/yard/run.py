@@ -126,9 +126,10 @@ class Run:
         for step, record in self.tasks.items():
             if record.failure is not None:
                 kind = _FAILURES.get(record.failure.code, RunError)
+                place = "" if record.failure.where in ("", f"step {step}") else f", {record.failure.where}"
                 raise kind(
                     record.failure.what,
-                    where=f"run {self.id}, step {step}" + (f", {record.failure.where}" if record.failure.where else ""),
+                    where=f"run {self.id}, step {step}{place}",
                     remedy=record.failure.remedy or f"Its log: modelyard logs {self.id} {step}",
                 )
         if self.state is not RunState.SUCCEEDED:

@@ -410,3 +410,11 @@ class TestCast:
         assert result.dtype == np.dtype(dtype)
         if result.dtype.kind in "biu":
             assert [int(a) for a in result] == [int(b) for b in values]
+
+
+def test_one_long_text_does_not_widen_a_whole_column(tmp_path: Path) -> None:
+    text = "a,y\n" + "".join(f"{'x' * 3_000_000 if i == 7 else i},{i % 2}\n" for i in range(1000))
+    (tmp_path / "long.csv").write_text(text)
+    with pytest.raises(DataError, match="3,000,000 characters") as caught:
+        csv.read(ask(tmp_path / "long.csv"))  # widened it would be 12 GB
+    assert "column 'a', row 8" in (caught.value.where or "")

@@ -22,6 +22,12 @@ _ARROW = {
 }  # fmt: skip
 # float16 passes through float32, since Arrow's CSV reader knows no half floats; NumPy narrows it afterwards.
 
+WIDE_COLUMN = 2**28
+"""Characters (1 GiB) up to which a column of text may be widened without a question."""
+
+WIDER_THAN_TEXT = 64
+"""How many times larger than its text a larger column may be."""
+
 
 def arrow_type(dtype: str) -> pa.DataType:
     """Return the Arrow type to read a column as that shall have this dtype."""
@@ -99,8 +105,9 @@ def _array(values: pa.Array, where: str) -> NDArray[Any]:
     if _is_list(kind):
         return _nested(values, where)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_temporal(kind):
-        text = values.cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False)
-        return np.asarray(text, dtype=np.str_)
+        strings = values.cast(pa.large_string()).fill_null("")
+        _check_widest(strings, where)
+        return np.asarray(strings.to_numpy(zero_copy_only=False), dtype=np.str_)
     if pa.types.is_decimal(kind) or (values.null_count and (pa.types.is_integer(kind) or pa.types.is_boolean(kind))):
         # Arrow casts no bool to float64 in one step.
         through = values.cast(pa.uint8()) if pa.types.is_boolean(kind) else values
@@ -113,6 +120,19 @@ def _array(values: pa.Array, where: str) -> NDArray[Any]:
         where=where,
         remedy="Leave it out of `columns`, or store it as numbers.",
     )
+
+
+def _check_widest(strings: pa.Array, where: str) -> None:
+    """Refuse a text that makes its column hugely larger than the file: every row gets room for the widest text."""
+    lengths = pc.utf8_length(strings)
+    widest, total = (pc.max(lengths).as_py() or 0), (pc.sum(lengths).as_py() or 0)
+    if len(strings) * widest > max(WIDE_COLUMN, WIDER_THAN_TEXT * total):
+        row = int(pc.index(lengths, pa.scalar(widest, lengths.type)).as_py())
+        raise DataError(
+            f"The text has {widest:,} characters, and every row of the column would take that much memory.",
+            where=f"{where}, row {row + 1}",
+            remedy="Shorten it, or leave the column out of `columns`.",
+        )
 
 
 def _nested(values: pa.Array, where: str) -> NDArray[Any]:

@@ -195,13 +195,19 @@ class Center:
             RefusedError: The rules do not let this actor release it there now.
             NotFoundError: There is no such model or version, or none that could be meant.
         """
+        return self._record(name, self._release_of(name, to, version, reason))[1].live[to]
 
+    def may_release(self, name: str, to: str, version: str | None = None) -> str:
+        """Return the version that `release` would put live, recording nothing; it takes and raises what that does."""
+        return self._judged(name, self._release_of(name, to, version, ""))[0].version
+
+    def _release_of(self, name: str, to: str, version: str | None, reason: str) -> Callable[[Snapshot], Event]:
         def build(snapshot: Snapshot) -> Event:
             model = snapshot.registry.model(name)
             chosen = model.version(version) if version else self._candidate(model, to)
             return _about(Released, chosen, reason, environment=to)
 
-        return self._record(name, build)[1].live[to]
+        return build
 
     def rollback(self, name: str, environment: str, to: str | None = None, *, reason: str) -> Live:
         """Put an earlier version live again, and hold the environment until `lift`.
@@ -284,26 +290,31 @@ class Center:
         """Judge an event and record it as a tag; where somebody was faster, look again and take the next number."""
         with self._git.lock():
             for _ in range(ATTEMPTS):
-                snapshot = self._reader.read()
-                actor, fingerprint = self._signer(snapshot)
-                model = snapshot.registry.models.get(name) or _empty(name)
-                event = msgspec.structs.replace(
-                    build(snapshot),
-                    actor=actor.email,
-                    tagger=actor.email,
-                    signer=fingerprint,
-                    time=snapshot.next_time(name, int(self._clock())),
-                )
-                if not isinstance(event, Registered):
-                    event = msgspec.structs.replace(event, number=snapshot.next_number(name))
-                rules = policy_for(name, self._policy)
-                if refusal := judge(event, model, snapshot.people, rules):
-                    raise RefusedError(refusal.what, where=name, remedy=refusal.remedy)
+                event, actor = self._judged(name, build)
                 commit = event.commit or self._git.make_commit(f"Register {name} v{event.version}", actor, event.time)
                 if self._git.make_tag(tag_name_of(event), commit, message_of(event), actor, event.time):
                     return event, self._confirmed(event)
         remedy = "Try again; see who else tags this repository."
         raise BusyError(f"{ATTEMPTS} times somebody else made the tag first.", where=name, remedy=remedy)
+
+    def _judged(self, name: str, build: Callable[[Snapshot], Event]) -> tuple[Event, Actor]:
+        """Return an event that the rules allow now, and who signs it."""
+        snapshot = self._reader.read()
+        actor, fingerprint = self._signer(snapshot)
+        model = snapshot.registry.models.get(name) or _empty(name)
+        event = msgspec.structs.replace(
+            build(snapshot),
+            actor=actor.email,
+            tagger=actor.email,
+            signer=fingerprint,
+            time=snapshot.next_time(name, int(self._clock())),
+        )
+        if not isinstance(event, Registered):
+            event = msgspec.structs.replace(event, number=snapshot.next_number(name))
+        rules = policy_for(name, self._policy)
+        if refusal := judge(event, model, snapshot.people, rules):
+            raise RefusedError(refusal.what, where=name, remedy=refusal.remedy)
+        return event, actor
 
     def _confirmed(self, event: Event) -> Model:
         """Return the model after an event; a tag that does not count after all is taken away again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+import msgspec
 
 from modelyard.center.registry import Live, VersionState
 from modelyard.cli.output import json_option, print_json, table, yard_of
@@ -15,7 +16,7 @@ __all__ = ["commands"]
 as_option = click.option("--as", "identity", metavar="PERSON", help="Who acts: a name or email in people.yaml.")
 reason_option = click.option("-m", "--reason", default="", help="Why, for the record.")
 version_option = click.option("--version", "version", metavar="vX.Y.Z", help="Default: the newest.")
-dry_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+dry_option = click.option("--dry-run", is_flag=True, help="Say what would go live or why it may not, and do nothing.")
 
 
 @click.command()
@@ -28,7 +29,7 @@ def submit(ctx: click.Context, run: str, identity: str | None, reason: str, as_j
     """Pack the model of RUN (an id, `latest`, or a pipeline's name) and submit it for review."""
     version = yard_of(ctx).submit(run, reason=reason, identity=identity)
     if as_json:
-        print_json(version)
+        print_json(_named(version))
         return
     click.echo(f"Submitted {version.model} v{version.version} by {version.submitter}; package {short(version.package)}")
     click.echo(f"Next: modelyard review {version.model}")
@@ -68,9 +69,15 @@ def review(ctx: click.Context, model: str | None, version: str | None, as_json: 
         click.echo(f"  {path.relative_to(found.folder / 'evidence')}")
 
 
+def _named(version: VersionState) -> dict[str, Any]:
+    """Return a version as JSON values that begin with its name, for scripts."""
+    values: dict[str, Any] = msgspec.to_builtins(version)
+    return {"model": version.model, "version": f"v{version.version}", **values}
+
+
 def _print_version(version: VersionState, as_json: bool) -> None:
     if as_json:
-        print_json(version)
+        print_json(_named(version))
     else:
         approvals = count(len(version.approvals), "approval")
         click.echo(f"{version.model} v{version.version} is {version.state} ({approvals})")
@@ -106,7 +113,7 @@ def reject(
 
 def _print_live(live: Live, model: str, as_json: bool, verb: str) -> None:
     if as_json:
-        print_json(live)
+        print_json({"model": model, **msgspec.to_builtins(live), "version": f"v{live.version}"})
     else:
         click.echo(f"{verb} {model} v{live.version} in {live.environment} (tag {live.tag})")
 
@@ -127,15 +134,13 @@ def release(
     """Release an approved version of MODEL to an environment."""
     yard = yard_of(ctx)
     if dry_run:
-        found = yard.center.state().model(model)
-        here = found.live.get(environment)
-        plan: dict[str, Any] = {
-            "model": model,
-            "environment": environment,
-            "live now": f"v{here.version}" if here else None,
-            "would be live": version or "the newest approved, or what the environment before it has",
-        }
-        print_json(plan) if as_json else table(("", ""), list(plan.items()), empty="")
+        next_version = yard.may_release(model, environment, version, identity=identity)
+        here = yard.center.state().model(model).live.get(environment)
+        now = f"v{here.version}" if here else None
+        if as_json:
+            print_json({"model": model, "environment": environment, "live": now, "would_be_live": f"v{next_version}"})
+        else:
+            click.echo(f"{model} v{next_version} would go live in {environment}; live now: {now or 'nothing'}")
         return
     _print_live(yard.release(model, environment, version, reason=reason, identity=identity), model, as_json, "Released")
 

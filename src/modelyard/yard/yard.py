@@ -456,6 +456,11 @@ class Yard:
         self.announce()
         return live
 
+    def may_release(self, model: str, to: str, version: str | None = None, *, identity: str | None = None) -> str:
+        """Return the version that `release` would put live, and do nothing; it raises what `release` would."""
+        with self._by_committed_rules(model):
+            return self.center_as(identity).may_release(model, to, version)
+
     def rollback(
         self, model: str, environment: str, to: str | None = None, *, reason: str, identity: str | None = None
     ) -> Live:

@@ -106,3 +106,17 @@ def test_a_file_nested_without_end_is_one_problem_and_hinders_no_other_blueprint
 
 def test_a_file_is_not_taken_for_a_project_folder(project: Path) -> None:
     assert "Name its folder" in modelyard(project, "-C", "blueprint.yaml", "check", code=2).stderr
+
+
+def test_a_dry_release_says_what_would_go_live_or_why_it_may_not_and_does_nothing(project: Path) -> None:
+    modelyard(project, "run")
+    assert json.loads(modelyard(project, "submit", "--as", "dana", "--json").stdout)["version"] == "v1.0.0"
+    release = ("release", "trees", "--to", "dev", "--dry-run", "--as")
+    assert "not approved" in modelyard(project, *release, "morgan", code=3).stderr
+    approved = json.loads(modelyard(project, "approve", "trees", "--as", "morgan", "--json").stdout)
+    assert (approved["model"], approved["version"], approved["state"]) == ("trees", "v1.0.0", "approved")
+    assert "may not release" in modelyard(project, *release, "dana", code=3).stderr
+    assert "trees v1.0.0 would go live in dev" in modelyard(project, *release, "morgan").stdout
+    would = json.loads(modelyard(project, *release, "morgan", "--json").stdout)
+    assert (would["live"], would["would_be_live"]) == (None, "v1.0.0")
+    assert json.loads(modelyard(project, "show", "--json").stdout)["live"] == {}

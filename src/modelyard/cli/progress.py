@@ -53,11 +53,14 @@ class LineProgress(Progress):
             self._started[event.task] = event.time
             click.echo(f"  {event.task:<16} started")
             return
+        failure = event.data.get("failure") or {}
         if state == "waiting":
+            if "retry_in" in event.data:
+                why = failure.get("what") or "it failed"
+                click.echo(f"  {event.task:<16} again in {span(event.data['retry_in'])}: {why}")
             return
         took = f" in {span(event.time - self._started[event.task])}" if event.task in self._started else ""
         figures = ", ".join(f"{name} {value:.4g}" for name, value in self._last.get(event.task, {}).items())
-        failure = event.data.get("failure") or {}
         why = f": {failure['what']}" if failure.get("what") else ""
         click.echo(f"  {event.task:<16} {state}{took}{'  (' + figures + ')' if figures else ''}{why}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from modelyard.cli.output import json_option, print_json, table, yard_of
+from modelyard.text import count
 
 __all__ = ["commands"]
 
@@ -20,6 +21,11 @@ def verify(ctx: click.Context, as_json: bool) -> None:
     else:
         rows = [(d.digest[:12], d.kind, d.where, ", ".join(d.names) or "nothing") for d in found]
         table(("object", "damage", "where", "needed by"), rows, empty="Every object matches its digest.")
+        if found:
+            click.echo(
+                "Delete the changed files. What steps made is made again by `modelyard run`; packages (names "
+                "under private/ and staging/) have to come from a copy of the store."
+            )
     if found:
         ctx.exit(4)
 
@@ -35,7 +41,9 @@ def gc(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
         print_json(found)
         return
     verb = "Would remove" if dry_run else "Removed"
-    click.echo(f"{verb} {len(found.objects)} objects, {found.bytes / 1e6:.1f} MB; {found.kept + found.young} stay")
+    click.echo(
+        f"{verb} {count(len(found.objects), 'object')}, {found.bytes / 1e6:.1f} MB; {found.kept + found.young:,} stay"
+    )
 
 
 @click.group()
@@ -47,7 +55,7 @@ def catalog() -> None:
 @click.pass_context
 def rebuild(ctx: click.Context) -> None:
     """Make the catalog anew from the run manifests in the store; versions and releases are read from Git anyway."""
-    click.echo(f"Rebuilt the catalog: {yard_of(ctx).rebuild_catalog()} runs")
+    click.echo(f"Rebuilt the catalog: {count(yard_of(ctx).rebuild_catalog(), 'run')}")
 
 
 commands: dict[str, click.Command] = {"verify": verify, "gc": gc, "catalog": catalog}

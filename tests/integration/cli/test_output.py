@@ -108,3 +108,23 @@ def test_a_run_without_any_output_runs(project: Path) -> None:
     assert shell(project, "modelyard run <&- >&- 2>&-").returncode == 0
     after = len(shell(project, "modelyard ls --json | grep '\"blueprint_digest\"'").stdout.splitlines())
     assert after == before + 1
+
+
+def test_a_step_that_is_tried_again_says_why(tmp_path: Path) -> None:
+    line = "test -e $PROJECT/tried || { touch $PROJECT/tried; exit 3; }"
+    step = f"    - {{id: second, kind: command, run: '{line}', retries: 1, retry_delay: 0.1}}\n"
+    (tmp_path / "blueprint.yaml").write_text(BLUEPRINT + step)
+    lines = modelyard(tmp_path, "run").stdout.splitlines()
+    assert any("again in" in line and "status 3" in line for line in lines)
+    assert any("second" in line and "succeeded" in line for line in lines)
+
+
+def test_damage_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "blueprint.yaml").write_text(BLUEPRINT)
+    modelyard(tmp_path, "run")
+    victim = max((tmp_path / ".modelyard/store/objects").glob("*/*"), key=lambda path: path.stat().st_size)
+    victim.chmod(0o600)
+    victim.write_bytes(victim.read_bytes()[:-1] + b"?")
+    told = modelyard(tmp_path, "verify", code=4).stdout
+    assert victim.name[:8] in told.replace("/", "")
+    assert "Delete the changed files" in told

@@ -160,7 +160,8 @@ def test_a_flipped_bit_in_a_package_is_found_by_verify_and_the_package_is_not_se
         data[len(data) // 2] ^= 1
         victim.write_bytes(data)
     assert found
-    assert modelyard(copy, "verify", code=4).stdout.count("changed") == 12
+    told = modelyard(copy, "verify", "--json", code=4).stdout
+    assert sum(damage["kind"] == "changed" for damage in json.loads(told)) == 12
     shown = modelyard(copy, "review", "digits", code=4)
     assert "have changed" in shown.stderr
 

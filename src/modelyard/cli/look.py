@@ -95,7 +95,7 @@ def _list_runs(ctx: click.Context, limit: int) -> Listing:
     )
 
 
-def _list_models(ctx: click.Context, limit: int) -> Listing:  # noqa: ARG001
+def _list_models(ctx: click.Context, _limit: int) -> Listing:
     registry = yard_of(ctx).center.state()
     rows = []
     for name, model in registry.models.items():
@@ -119,7 +119,7 @@ def _list_models(ctx: click.Context, limit: int) -> Listing:  # noqa: ARG001
     return headings, rows, values, "No model was submitted yet: modelyard submit"
 
 
-def _list_services(ctx: click.Context, limit: int) -> Listing:  # noqa: ARG001
+def _list_services(ctx: click.Context, _limit: int) -> Listing:
     found = yard_of(ctx).services.all()
     rows = [
         (s.environment, s.state, s.url or "-", s.pid or "-", ", ".join(s.serving) or "-",
@@ -130,20 +130,20 @@ def _list_services(ctx: click.Context, limit: int) -> Listing:  # noqa: ARG001
     return headings, rows, found, "No service was started yet: modelyard up"
 
 
-def _list_packages(ctx: click.Context, limit: int) -> Listing:  # noqa: ARG001
+def _list_packages(ctx: click.Context, _limit: int) -> Listing:
     found = yard_of(ctx).packages()
     rows = [(p.model, short(p.digest), p.space) for p in found]
     return ("model", "package", "space"), rows, found, "No package was built yet: modelyard submit"
 
 
-def _list_blueprints(ctx: click.Context, limit: int) -> Listing:  # noqa: ARG001
+def _list_blueprints(ctx: click.Context, _limit: int) -> Listing:
     yard = yard_of(ctx)
     rows: list[tuple[Any, ...]] = [(name, path.relative_to(yard.project)) for name, path in yard.blueprints().items()]
     values = [{"pipeline": name, "file": str(path)} for name, path in rows]
     return ("pipeline", "file"), rows, values, "There is no blueprint here: modelyard init"
 
 
-def _list_steps(ctx: click.Context, limit: int) -> Listing:  # noqa: ARG001
+def _list_steps(ctx: click.Context, _limit: int) -> Listing:
     found = yard_of(ctx).get()
     rows = [
         (t.task, t.kind, t.state, span(t.finished - t.started) if t.finished else "-", t.attempts,

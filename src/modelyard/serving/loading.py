@@ -33,12 +33,14 @@ class Served:
         predict: Answers checked columns.
         decoders: By media type: from a body to checked columns; raises ContractError.
         encoders: By media type, and JSON_COLUMNS: from answer columns to a body. The JSON ones return an object.
+        quick: Whether one row takes less than a millisecond, so that handing it to a thread would cost more.
     """
 
     contract: Contract
     predict: Callable[[Columns], Columns]
     decoders: Mapping[str, Callable[[bytes], Columns]]
     encoders: Mapping[str, Callable[[Columns], bytes]]
+    quick: bool = True
 
     @staticmethod
     def json_prefix(record: GenerationRecord) -> bytes:

@@ -19,11 +19,14 @@ from pathlib import Path
 import msgspec
 
 from modelyard.errors import ModelyardError, RefusedError
-from modelyard.serving.http_server import HttpServer, new_event_loop
+from modelyard.serving.http.application import Application
+from modelyard.serving.http.plain import Plain
+from modelyard.serving.http.probes import Probes
+from modelyard.serving.http.server import HttpServer, new_event_loop
+from modelyard.serving.inference import Inference
 from modelyard.serving.loading import Loader, Served, loader_of
 from modelyard.serving.logs import Log
 from modelyard.serving.metrics import Metrics
-from modelyard.serving.plain import PlainApplication
 from modelyard.serving.slots import Generation, Slots
 from modelyard.serving.spec import WorkerSpec
 from modelyard.serving.state import GenerationRecord, Page
@@ -68,7 +71,9 @@ class Worker:
         self._loader: Loader = loader_of(spec.loader)
         self._loop = new_event_loop()
         metrics = Metrics(self._page, self._slots, spec.workers)
-        application = PlainApplication(self._slots, spec.limits, metrics, self._log, spec.worker, spec.workers)
+        inference = Inference(self._slots, spec.limits, metrics, self._log, spec.worker, spec.workers)
+        routes = (*Plain(inference).routes, *Probes(self._page, metrics).routes)
+        application = Application(routes, spec.limits, self._log, spec.worker)
         self._server = HttpServer(application, self._loop, spec.listening, spec.worker)
         self._accept = asyncio.Event()
         self._stop = asyncio.Event()

@@ -1,0 +1,104 @@
+"""The application that every HTTP request meets: its id, its route, who may, the answer or the problem."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import re
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
+
+from modelyard.serving.http.routing import Access, Request, Response, Route, Router
+from modelyard.serving.http.rsgi import Exchange, RsgiHeaders, Scope
+from modelyard.serving.logs import Log
+from modelyard.serving.problems import MEDIA_TYPE, HttpProblem, problem_of
+from modelyard.serving.spec import Limits
+
+__all__ = ["Application", "HttpGuard"]
+
+LONGEST_DEADLINE = 3600.0
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+
+class HttpGuard(Protocol):
+    """Decides who may do what."""
+
+    def check(self, scope: Scope, headers: RsgiHeaders, access: Access, model: str | None) -> str | None:
+        """Return who asks, or None where nobody needs to say; raises HttpProblem 401, 403 or 421."""
+
+
+class Application:
+    """Answers requests by the handlers of its routes; whatever happens, each is answered exactly once.
+
+    Args:
+        routes: Of every surface.
+        limits: What one request may ask for.
+        log: Of this worker.
+        worker: Its number, from 0.
+        guard: Who may do what; None lets everybody do everything.
+    """
+
+    def __init__(
+        self, routes: Sequence[Route], limits: Limits, log: Log, worker: int, guard: HttpGuard | None = None
+    ) -> None:
+        self.router = Router(routes)
+        self._limits = limits
+        self._log = log
+        self._guard = guard
+        self._ids = itertools.count(1)
+        self._id_prefix = f"{os.urandom(4).hex()}-{worker}"
+
+    async def __call__(self, scope: Scope, exchange: Exchange) -> None:
+        """Answer one request."""
+        given = scope.headers.get("x-request-id")
+        request_id = given if given and _REQUEST_ID.fullmatch(given) else f"{self._id_prefix}-{next(self._ids):x}"
+        request: Request | None = None
+        try:
+            route, parameters = self.router.resolve(scope.path)
+            method = scope.method
+            endpoint = route.endpoints.get("GET" if method == "HEAD" else method)
+            if endpoint is None:
+                raise HttpProblem(405, "method", f"{method} is not allowed here.", headers=(("allow", route.allow),))
+            request = Request(scope, exchange, request_id, parameters, self._limits)
+            if self._guard is not None:
+                model = parameters[route.model] if route.model is not None else None
+                request.principal = self._guard.check(scope, scope.headers, endpoint.access, model)
+            timeout = scope.headers.get("x-request-timeout")
+            if timeout is None:
+                response = await endpoint.handler(request)
+            else:
+                response = await self._in_time(endpoint.handler(request), timeout)
+            response.headers.append(("x-request-id", request_id))
+            exchange.response_bytes(response.status, response.headers, b"" if method == "HEAD" else response.body)
+        except Exception as error:
+            self._answer_problem(exchange, error, request_id, request.named if request else ())
+
+    async def _in_time(self, answering: Coroutine[Any, Any, Response], given: str) -> Response:
+        """Answer within the seconds that the client still waits."""
+        try:
+            seconds = float(given)
+            if not 0.0 < seconds <= LONGEST_DEADLINE:
+                raise ValueError(given)
+        except ValueError:
+            answering.close()
+            raise HttpProblem(
+                400, "malformed", "The header x-request-timeout is no number of seconds.",
+                remedy=f"Send more than 0 and at most {LONGEST_DEADLINE:g}.",
+            ) from None  # fmt: skip
+        try:
+            async with asyncio.timeout(seconds):
+                return await answering
+        except TimeoutError:
+            raise HttpProblem(504, "deadline", f"There was no answer within {seconds:g} s.") from None
+
+    def _answer_problem(
+        self, exchange: Exchange, error: Exception, request_id: str, named: Sequence[tuple[str, str]]
+    ) -> None:
+        problem = problem_of(error)
+        if problem.status >= 500 and problem.code != "not-ready":
+            self._log.error("request-failed", request=request_id, status=problem.status, reason=repr(error)[:500])
+        else:
+            self._log.info("request-refused", request=request_id, status=problem.status, code=problem.code)
+        headers = [("content-type", MEDIA_TYPE), *problem.headers, *named, ("x-request-id", request_id)]
+        exchange.response_bytes(problem.status, headers, problem.document(request_id))

@@ -1,0 +1,90 @@
+"""The plain surface: `POST /v1/models/{name}/predict` in JSON and CSV, and what is served."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from modelyard.contracts import Columns
+from modelyard.serving.http.negotiation import acceptable, media_type
+from modelyard.serving.http.routing import Endpoint, Request, Response, Route
+from modelyard.serving.inference import Inference
+from modelyard.serving.loading import CSV, JSON, JSON_COLUMNS, Served
+from modelyard.serving.problems import HttpProblem
+from modelyard.serving.slots import Generation
+
+__all__ = ["Plain"]
+
+KINDS = (JSON, CSV)
+SELF_DELIMITING = frozenset({JSON})
+_BY_COLUMNS = re.compile(rb'^\s*\{\s*"columns"\s*:')
+
+
+class Plain:
+    """Predictions by rows, columns or a table.
+
+    Args:
+        inference: Of this worker.
+    """
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """`/v1/models` and what lies under it."""
+        return (
+            Route("/v1/models/{name}/predict", {"POST": Endpoint(self.predict, "infer")}),
+            Route("/v1/models/{name}", {"GET": Endpoint(self.model, "read")}),
+            Route("/v1/models", {"GET": Endpoint(self.models, "read")}),
+        )
+
+    async def predict(self, request: Request) -> Response:
+        """Predict the rows of a body."""
+        kind = media_type(request.header("content-type"), KINDS)
+        wanted = acceptable(request.header("accept"), KINDS, kind)
+        with self._inference.take(request.parameters[0], request.id) as taken:
+            request.named = taken.generation.headers
+            body = await request.body(self_delimiting=kind in SELF_DELIMITING)
+
+            def decode(served: Served, given: bytes) -> Columns:
+                return served.decoders[kind](given)
+
+            def encode(generation: Generation, outputs: Columns) -> bytes:
+                if wanted != JSON:
+                    return generation.served.encoders[wanted](outputs)
+                by_columns = kind == JSON and _BY_COLUMNS.match(body)
+                answer = generation.served.encoders[JSON_COLUMNS if by_columns else JSON](outputs)
+                return generation.json_prefix + b"," + answer[1:]
+
+            answer = await taken.answer(body, decode, encode)
+            return Response(200, [("content-type", wanted), *taken.generation.headers], answer)
+
+    async def models(self, _request: Request) -> Response:
+        """List what is served."""
+        models = [self._describe(name) for name in sorted(self._inference.slots)]
+        return Response(200, [("content-type", JSON)], msgspec.json.encode({"models": models}))
+
+    async def model(self, request: Request) -> Response:
+        """Describe one model."""
+        return Response(200, [("content-type", JSON)], msgspec.json.encode(self._describe(request.parameters[0])))
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        slot = self._inference.slots.get(name)
+        if slot is None:
+            raise HttpProblem(
+                404, "not-found", "No model of that name is served here.", remedy="GET /v1/models lists them."
+            )
+        generation = slot.committed
+        if generation is None:
+            return {"name": name, "state": "not loaded", "version": None, "generation": None}
+        return {
+            "name": name,
+            "state": "live",
+            "version": generation.version,
+            "generation": generation.number,
+            "package": generation.record.package,
+            "contract": generation.served.contract,
+        }

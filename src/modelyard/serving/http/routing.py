@@ -1,0 +1,143 @@
+"""Which handler answers which method and path, and what access it needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote
+
+from modelyard.serving.http.body import read_body
+from modelyard.serving.http.rsgi import Exchange, Headers, Scope
+from modelyard.serving.problems import HttpProblem
+from modelyard.serving.spec import Limits
+
+__all__ = ["Access", "Endpoint", "Handler", "Request", "Response", "Route", "Router"]
+
+Access = Literal["public", "infer", "read", "load", "promote"]
+"""What a caller must be allowed to do. `public` is health alone."""
+
+REMEMBERED = 4096
+_PARAMETER = re.compile(r"\{([a-z_]+)\}")
+
+
+class Response(NamedTuple):
+    """An answer; the application adds the request's id."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class Request:
+    """A request on its way through a handler.
+
+    Args:
+        scope: Its head.
+        exchange: Its body.
+        request_id: Names it in the log and the answer.
+        parameters: The variable parts of its path, in the order of the route's pattern.
+        limits: Of bodies.
+    """
+
+    __slots__ = ("exchange", "id", "limits", "named", "parameters", "principal", "scope")
+
+    def __init__(
+        self, scope: Scope, exchange: Exchange, request_id: str, parameters: tuple[str, ...], limits: Limits
+    ) -> None:
+        self.scope = scope
+        self.exchange = exchange
+        self.id = request_id
+        self.parameters = parameters
+        self.limits = limits
+        self.principal: str | None = None
+        """Who asks, where that is known."""
+        self.named: Sequence[tuple[str, str]] = ()
+        """Headers that name the generation; an answer that tells of an error has them too."""
+
+    def header(self, name: str) -> str | None:
+        """Return a header by its name in lower case."""
+        value: str | None = self.scope.headers.get(name)
+        return value
+
+    async def body(self, *, self_delimiting: bool = False) -> bytes:
+        """Return the whole body; see `read_body`."""
+        return await read_body(self.scope, self.exchange, self.limits, self_delimiting=self_delimiting)
+
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A handler and the access that it needs."""
+
+    handler: Handler
+    access: Access
+
+
+@dataclass(frozen=True)
+class Route:
+    """What answers at a path.
+
+    Args:
+        pattern: Such as `/v1/models/{name}/predict`; a variable part has no slash, and `name` is a model's.
+        endpoints: By method; HEAD is answered as GET, without the body.
+    """
+
+    pattern: str
+    endpoints: Mapping[str, Endpoint]
+
+    @cached_property
+    def model(self) -> int | None:
+        """Which variable part names a model, or None."""
+        return self.parameters.index("name") if "name" in self.parameters else None
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the variable parts."""
+        return tuple(_PARAMETER.findall(self.pattern))
+
+    @property
+    def allow(self) -> str:
+        """Value of the `Allow` header."""
+        methods = [*self.endpoints, "HEAD"] if "GET" in self.endpoints else list(self.endpoints)
+        return ", ".join(sorted(methods))
+
+
+class Router:
+    """Finds routes, and remembers which path belongs to which.
+
+    Args:
+        routes: In the order in which they are tried.
+    """
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self.routes = tuple(routes)
+        self._patterns = [(re.compile(_PARAMETER.sub("([^/]+)", route.pattern)), route) for route in self.routes]
+        self._remembered: dict[str, tuple[Route, tuple[str, ...]]] = {}
+
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self.routes)
+
+    def resolve(self, path: str) -> tuple[Route, tuple[str, ...]]:
+        """Return the route of a path, and its variable parts with percent-encoding undone.
+
+        Raises:
+            HttpProblem: 404, there is none.
+        """
+        found = self._remembered.get(path)
+        if found is not None:
+            return found
+        for pattern, route in self._patterns:
+            match = pattern.fullmatch(path)
+            if match is not None:
+                found = route, tuple(unquote(part) for part in match.groups())
+                if len(self._remembered) >= REMEMBERED:
+                    # Whoever asks for invented paths must not fill the memory.
+                    self._remembered.clear()
+                self._remembered[path] = found
+                return found
+        raise HttpProblem(404, "not-found", "Nothing is found at this path.", remedy="GET /v1/models lists the models.")

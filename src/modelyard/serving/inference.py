@@ -1,0 +1,221 @@
+"""The one path of a prediction, whatever protocol it came by: take a generation, decode, predict, encode.
+
+A request takes its generation once, before its body is read, and keeps it to the end. A quick model answers small
+bodies in the event loop itself, because a thread costs more than the prediction. Large bodies are decoded in a thread
+beside it, and slow models predict there, so that probes and small requests need not wait; what waits for a slow model
+meanwhile is predicted together, as one batch, and never across generations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TypeVar
+
+from modelyard.contracts import Columns
+from modelyard.errors import ModelyardError
+from modelyard.serving.batching import Batcher
+from modelyard.serving.loading import Served
+from modelyard.serving.logs import Log
+from modelyard.serving.metrics import Metrics
+from modelyard.serving.problems import HttpProblem, problem_of
+from modelyard.serving.slots import Generation, Slot, Slots
+from modelyard.serving.spec import Limits
+from modelyard.serving.state import Page
+
+__all__ = ["Decode", "Encode", "Inference", "Taken"]
+
+LARGE_BODY = 256 * 1024
+RETRY = (("retry-after", "1"),)
+
+Body = TypeVar("Body")
+Answer = TypeVar("Answer")
+
+Decode = Callable[[Served, Body], Columns]
+"""From a body to checked columns; raises ContractError."""
+
+Encode = Callable[[Generation, Columns], Answer]
+"""From answer columns to what the protocol sends."""
+
+
+class Inference:
+    """Predictions of one worker.
+
+    Args:
+        slots: What this worker holds.
+        limits: What one request, and the service, may ask for.
+        metrics: Of this worker.
+        log: Of this worker.
+        worker: Its number, from 0.
+        workers: How many the service has.
+    """
+
+    def __init__(self, slots: Slots, limits: Limits, metrics: Metrics, log: Log, worker: int, workers: int) -> None:
+        self.slots = slots
+        self.limits = limits
+        self.metrics = metrics
+        self.log = log
+        self.log_requests = log.wants("debug")
+        self.words = slots.page.words
+        self.own = Page.WORKERS + worker
+        self.computing = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        self.batcher = Batcher(self.computing, limits.rows)
+        self._page = slots.page
+        self._workers = workers
+
+    def take(self, name: str, request_id: str = "") -> Taken:
+        """Take the generation that answers; leave it by `with`.
+
+        Args:
+            name: Of the model.
+            request_id: For the log.
+
+        Raises:
+            HttpProblem: 404 no such model, 429 too many requests in flight, 503 not loaded.
+        """
+        started = time.perf_counter()
+        self.words[self.own] += 1
+        try:
+            generation = self._take(name)
+            try:
+                self._admit()
+            except HttpProblem:
+                Slot.release(generation)
+                raise
+        except HttpProblem as problem:
+            self.words[self.own] -= 1
+            # A name that is not served is the client's invention; as a label it would fill the memory.
+            self.metrics.answered(name if name in self.slots else "", "", problem.status, time.perf_counter() - started)
+            raise
+        return Taken(self, generation, request_id, started)
+
+    def _take(self, name: str) -> Generation:
+        slot = self.slots.get(name)
+        if slot is None:
+            if not self.words[Page.READY]:
+                raise HttpProblem(503, "not-ready", "The service has not learned yet what is live.", headers=RETRY)
+            raise HttpProblem(
+                404, "not-found", "No model of that name is served here.", remedy="GET /v1/models lists them."
+            )
+        generation = slot.take()
+        if generation is None:
+            raise HttpProblem(503, "not-ready", f"The model {slot.name!r} is not loaded.", headers=RETRY)
+        return generation
+
+    def _admit(self) -> None:
+        if self._page.in_flight(self._workers) > self.limits.in_flight:
+            raise HttpProblem(
+                429, "busy", f"More than {self.limits.in_flight} requests are in flight.", remedy="Try again.",
+                headers=RETRY,
+            )  # fmt: skip
+
+
+class Taken:
+    """A request that holds a generation, from its head to its answer.
+
+    Args:
+        inference: Of the worker.
+        generation: What was taken.
+        request_id: For the log.
+        started: Seconds on the clock of `time.perf_counter`.
+    """
+
+    __slots__ = ("_inference", "_request_id", "_started", "generation", "rows")
+
+    def __init__(self, inference: Inference, generation: Generation, request_id: str, started: float) -> None:
+        self._inference = inference
+        self._request_id = request_id
+        self._started = started
+        self.generation = generation
+        self.rows = 0
+
+    def __enter__(self) -> Taken:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        inference, generation = self._inference, self.generation
+        Slot.release(generation)
+        inference.words[inference.own] -= 1
+        if error is None:
+            status = 200
+        elif isinstance(error, Exception):
+            status = problem_of(error).status
+        else:
+            # The deadline passed, or the client went away.
+            status = 499
+        seconds = time.perf_counter() - self._started
+        model, version = generation.record.model, generation.version
+        inference.metrics.answered(model, version, status, seconds)
+        if inference.log_requests:
+            inference.log.debug(
+                "request", request=self._request_id, model=model, version=version, status=status, rows=self.rows,
+                seconds=seconds, generation=generation.number,
+            )  # fmt: skip
+
+    async def answer(
+        self, body: Body, decode: Decode[Body], encode: Encode[Answer], *, size: int | None = None
+    ) -> Answer:
+        """Predict what a body asks for.
+
+        Args:
+            body: As the protocol brought it.
+            decode: From the body to checked columns.
+            encode: From answer columns to the protocol's answer.
+            size: Bytes of the body; default its length.
+
+        Raises:
+            ContractError: The body does not fit the contract.
+            HttpProblem: 413 too many rows, 500 the model could not answer.
+        """
+        generation = self.generation
+        large = (len(body) if size is None else size) > LARGE_BODY  # type: ignore[arg-type]
+        if generation.served.quick and not large:
+            columns = decode(generation.served, body)
+            self._count(columns)
+            return encode(generation, self._predict(generation, columns))
+        loop = asyncio.get_running_loop()
+        computing = self._inference.computing
+        if large:
+            columns = await loop.run_in_executor(computing, decode, generation.served, body)
+        else:
+            columns = decode(generation.served, body)
+        self._count(columns)
+        outputs = await self._predict_beside(generation, columns)
+        if large:
+            return await loop.run_in_executor(computing, encode, generation, outputs)
+        return encode(generation, outputs)
+
+    def _count(self, columns: Columns) -> None:
+        self.rows = rows = len(next(iter(columns.values())))
+        limit = self._inference.limits.rows
+        if rows > limit:
+            raise HttpProblem(
+                413, "too-many-rows", f"{rows} rows are more than {limit}.", remedy="Send fewer rows in one request."
+            )
+
+    def _predict(self, generation: Generation, columns: Columns) -> Columns:
+        try:
+            return generation.served.predict(columns)
+        except ModelyardError:
+            raise
+        except Exception as error:
+            raise self._failed(generation, error) from error
+
+    async def _predict_beside(self, generation: Generation, columns: Columns) -> Columns:
+        try:
+            return await self._inference.batcher.predict(generation, columns, self.rows)
+        except ModelyardError:
+            raise
+        except Exception as error:
+            raise self._failed(generation, error) from error
+
+    def _failed(self, generation: Generation, error: Exception) -> HttpProblem:
+        self._inference.log.error(
+            "predict-failed", model=generation.record.model, generation=generation.number, reason=repr(error)[:500]
+        )
+        return HttpProblem(500, "internal", "The model could not answer.", remedy="The service's log has the reason.")

@@ -89,10 +89,15 @@ def durable_rename(temp: Path, target: Path) -> None:
         sync_folder(target.parent)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Write a file so that a reader sees the old bytes or the new ones, and never a part.
 
     Missing parent folders are made. When the call returns, the bytes survive a power cut.
+
+    Args:
+        path: The file.
+        data: All of its bytes.
+        mode: Its permissions from the first byte on, less the umask.
 
     Raises:
         StorageError: A full disk, a read-only folder; the old file is untouched and nothing is left beside it.
@@ -101,10 +106,11 @@ def write_atomically(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temp = temporary_beside(path)
         try:
-            with temp.open("xb") as file:
+            descriptor = os.open(temp, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                os.fsync(descriptor)
             temp.replace(path)
         except BaseException:
             temp.unlink(missing_ok=True)
@@ -121,7 +127,9 @@ def clone_file(source: Path, target: Path, mode: int) -> None:
     with storage_errors(source), source.open("rb", buffering=0) as reader, storage_errors(target):
         descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
         try:
-            _clone(reader.fileno(), descriptor)
+            if not share_blocks(reader.fileno(), descriptor):
+                while copy_part(reader.fileno(), descriptor, _COPY_CHUNK):
+                    pass
         except BaseException:
             target.unlink(missing_ok=True)
             raise
@@ -129,19 +137,34 @@ def clone_file(source: Path, target: Path, mode: int) -> None:
             os.close(descriptor)
 
 
-def _clone(source: int, target: int) -> None:
+def share_blocks(source: int, target: int) -> bool:
+    """Let an empty file have another one's blocks; False where the file system can't, and none does across devices.
+
+    Args:
+        source: Descriptor, readable.
+        target: Descriptor, writable.
+    """
     with contextlib.suppress(OSError):
-        # Not every file system shares blocks, and none does across devices.
         fcntl.ioctl(target, _FICLONE, source)
-        return
+        return True
+    return False
+
+
+def copy_part(source: int, target: int, limit: int) -> int:
+    """Copy at most `limit` bytes between two descriptors from where they stand, inside the kernel where it can.
+
+    Returns:
+        How many bytes; 0 at the source's end.
+    """
     with contextlib.suppress(OSError):
-        while os.copy_file_range(source, target, _COPY_CHUNK):
-            pass
+        copied = os.copy_file_range(source, target, limit)
+        if copied:
+            return copied
     # Some pairs of file systems refuse, and some stop early without an error where the disk is full: what is left is
     # copied by hand, which does tell.
-    os.lseek(source, os.lseek(target, 0, os.SEEK_CUR), os.SEEK_SET)
-    while data := os.read(source, 8 << 20):
-        write_all(target, data)
+    data = os.read(source, min(limit, _BY_HAND))
+    write_all(target, data)
+    return len(data)
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import msgspec
 
 from modelyard.contracts import Columns
 from modelyard.packages.contract import Contract
+from modelyard.packages.golden import Golden
 
 if TYPE_CHECKING:
     from modelyard.serving.state import GenerationRecord
@@ -33,14 +34,18 @@ class Served:
         predict: Answers checked columns.
         decoders: By media type: from a body to checked columns; raises ContractError.
         encoders: By media type, and JSON_COLUMNS: from answer columns to a body. The JSON ones return an object.
-        quick: Whether one row takes less than a millisecond, so that handing it to a thread would cost more.
+        row_seconds: How long one row takes, measured when the model was warmed up; 0 where nobody measured.
+        documents: What the package says of itself, by file name: `model.proto`, `metadata.json`.
+        golden: The samples that it was compared with; they make examples that work.
     """
 
     contract: Contract
     predict: Callable[[Columns], Columns]
     decoders: Mapping[str, Callable[[bytes], Columns]]
     encoders: Mapping[str, Callable[[Columns], bytes]]
-    quick: bool = True
+    row_seconds: float = 0.0
+    documents: Mapping[str, bytes] = field(default_factory=dict)
+    golden: Golden | None = None
 
     @staticmethod
     def json_prefix(record: GenerationRecord) -> bytes:

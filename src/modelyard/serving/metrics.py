@@ -92,7 +92,7 @@ class _SharedPage(Collector):
         commit = GaugeMetricFamily("modelyard_commit_seconds", "Last commit.", labels=("model",))
         for name, slot in list(self._slots.items()):
             words = page.words[slot.word : slot.word + page.SLOT_WORDS]
-            generation.add_metric((name,), words[0])
+            generation.add_metric((name,), slot.committed_number)
             swaps.add_metric((name,), words[page.SWAPS])
             failed.add_metric((name,), words[page.FAILED])
             rollbacks.add_metric((name,), words[page.ROLLBACKS])

@@ -153,28 +153,39 @@ class CommittedFile:
 class Page:
     """Aligned 64-bit words that the supervisor and all workers share.
 
-    Word 1 says whether the runner is ready. From word 8 on, each worker has one word with the requests it holds. From
-    word 256 on, each slot has eight: the committed generation (0: none), swaps, failed swaps, rollbacks, nanoseconds of
-    the last prepare and of the last commit. A word is one aligned 8-byte load or store of the processor, so a reader
-    sees an old or a new number and never a part of one; each word has a single writer.
+    Word 1 says whether the runner is ready. From word 8 on, each worker has one word with the requests it holds, and
+    from word 256 on one that its event loop counts up as long as it turns. From word 512 on, each slot has 32: its
+    route, counters, shadow, the generation before, two windows of grace, and eight labels as pairs of a name's word
+    and a generation. A word is one aligned 8-byte load or store of the processor, so a reader sees an old or a new
+    number and never a part of one; each word has a single writer.
 
     The page is an anonymous file (`memfd_create`), not one in the service's folder: writing a page back to a disk can
     block who stores to it, and a restarted supervisor must not share words with workers of the one that died.
     """
 
-    WORDS = 4096
+    WORDS = 16384
     READY = 1
     WORKERS = 8
     MAX_WORKERS = 248
-    SLOTS = 256
-    SLOT_WORDS = 8
+    PULSES = 256
+    SLOTS = 512
+    SLOT_WORDS = 32
     MAX_SLOTS = (WORDS - SLOTS) // SLOT_WORDS
 
+    ROUTE = 0
     SWAPS = 1
     FAILED = 2
     ROLLBACKS = 3
     PREPARE_NS = 4
     COMMIT_NS = 5
+    SHADOW = 6
+    PREVIOUS = 7
+    GRACE = 8
+    GRACES = 2
+    CANARIES_STOPPED = 10
+    SHADOWS_STOPPED = 11
+    LABELS = 16
+    MAX_LABELS = 8
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -189,7 +200,7 @@ class Page:
         return cls(descriptor)
 
     def slot_word(self, index: int) -> int:
-        """Return the position of the word that holds the committed generation of a slot.
+        """Return the position of a slot's first word, its route.
 
         Raises:
             RefusedError: The runner has no room for so many models.

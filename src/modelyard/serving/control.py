@@ -81,12 +81,13 @@ class ControlServer:
         channel: Channel[ControlRequest] = Channel(connection, ControlRequest)
         try:
             while (request := channel.receive()) is not None:
-                channel.send(self._reply(request))
+                channel.send(self.reply(request))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             channel.send(Failed(failure_of(InputError(f"This is no request: {error}."))))
         channel.close()
 
-    def _reply(self, request: ControlRequest) -> ControlReply:
+    def reply(self, request: ControlRequest) -> ControlReply:
+        """Return the answer to a request; it never raises."""
         try:
             return self._answer(request)
         except Exception as error:

@@ -174,7 +174,7 @@ class Taken:
         """
         generation = self.generation
         large = (len(body) if size is None else size) > LARGE_BODY  # type: ignore[arg-type]
-        if generation.served.quick and not large:
+        if generation.quick and not large:
             columns = decode(generation.served, body)
             self._count(columns)
             return encode(generation, self._predict(generation, columns))

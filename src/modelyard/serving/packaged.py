@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+from modelyard.contracts import Predictor
 from modelyard.packages.codecs import csv
 from modelyard.packages.codecs import json as json_codec
 from modelyard.packages.contract import Contract
+from modelyard.packages.golden import Golden, check_golden
 from modelyard.packages.package import Package
 from modelyard.serving.loading import CSV, JSON, JSON_COLUMNS, Served
 
 __all__ = ["load", "verify"]
+
+DOCUMENTS = ("model.proto", "metadata.json")
+WARM_UPS = 5
 
 
 def verify(folder: Path) -> Contract:
@@ -31,7 +37,8 @@ def load(folder: Path) -> Served:
     """
     package = Package.open(folder)
     model = package.predictor("onnx")
-    package.check_golden(model)
+    golden = package.golden()
+    check_golden(golden, model)
     contract = package.contract
     decoder = json_codec.JsonCodec(contract)
     return Served(
@@ -43,4 +50,18 @@ def load(folder: Path) -> Served:
             JSON_COLUMNS: lambda outputs: b'{"columns":' + json_codec.encode(outputs, "columns") + b"}",
             CSV: csv.encode,
         },
+        row_seconds=_row_seconds(model, golden),
+        documents={name: (folder / name).read_bytes() for name in DOCUMENTS},
+        golden=golden,
     )
+
+
+def _row_seconds(model: Predictor, golden: Golden) -> float:
+    """Return how long one row takes: the best of a few, as the first ones still warm up."""
+    row = {name: values[:1] for name, values in golden.inputs.items()}
+    best = float("inf")
+    for _ in range(WARM_UPS):
+        started = time.perf_counter()
+        model.predict(row)
+        best = min(best, time.perf_counter() - started)
+    return best

@@ -24,7 +24,11 @@ from modelyard.serving.wire import (
     Accept,
     Accepting,
     Announce,
+    Answered,
+    Ask,
     Channel,
+    ControlReply,
+    ControlRequest,
     Drain,
     Keep,
     Load,
@@ -109,6 +113,7 @@ class Pool:
         listening: The socket that every worker accepts from.
         metrics: Folder for the workers' metrics.
         wake: Wakes the supervisor's main thread, which alone starts processes.
+        answer: Does what a worker's client asks of the supervisor; it never raises.
     """
 
     def __init__(
@@ -119,6 +124,7 @@ class Pool:
         listening: socket.socket,
         metrics: Path,
         wake: Callable[[], None],
+        answer: Callable[[ControlRequest], ControlReply],
     ) -> None:
         self._spec = spec
         self._board = board
@@ -126,6 +132,7 @@ class Pool:
         self._listening = listening
         self._metrics = metrics
         self._wake = wake
+        self._answer = answer
         self._workers: dict[int, WorkerHandle] = {}
         self._due = dict.fromkeys(range(spec.workers), 0.0)
         self._failures = dict.fromkeys(range(spec.workers), 0)
@@ -204,9 +211,15 @@ class Pool:
                         worker.answers.put(frame)
                     case Preparing() | Refused():
                         worker.answers.put(frame)
+                    case Ask():
+                        # A swap needs this very thread to hear what the worker says of its prepare.
+                        threading.Thread(target=self._reply, args=(worker, frame), name="asked", daemon=True).start()
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             self._log.error("worker-unintelligible", worker=worker.number, reason=str(error))
         self._lose(worker)
+
+    def _reply(self, worker: WorkerHandle, asked: Ask) -> None:
+        worker.channel.send(Answered(asked.number, self._answer(asked.request)))
 
     def _join(self, worker: WorkerHandle, frame: Loaded) -> None:
         """Let a worker accept once it holds what is committed now, which may have changed while it loaded."""

@@ -126,7 +126,9 @@ class Supervisor:
         self._board = Board(file, committed, Page.create(), faults, log)
         self._board.mark_broken(broken)
         self._listening = _listen(spec, ServiceFile.read(spec.folder) or ServiceFile.read(spec.folder, STOPPED_FILE))
-        self._pool = Pool(spec, self._board, log, self._listening, _metrics_folder(spec.folder), self._wake)
+        self._pool = Pool(
+            spec, self._board, log, self._listening, _metrics_folder(spec.folder), self._wake, self._reply
+        )
         verify = importlib.import_module(spec.loader).verify
         self._swapper = Swapper(
             self._board,
@@ -185,6 +187,9 @@ class Supervisor:
     def _stop_soon(self) -> None:
         self._stop = True
         self._wake()
+
+    def _reply(self, request: ControlRequest) -> ControlReply:
+        return self._control.reply(request)
 
     def _answer(self, request: ControlRequest) -> ControlReply:
         match request:

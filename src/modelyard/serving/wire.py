@@ -18,6 +18,8 @@ __all__ = [
     "Accept",
     "Accepting",
     "Announce",
+    "Answered",
+    "Ask",
     "Channel",
     "ControlReply",
     "ControlRequest",
@@ -137,10 +139,6 @@ class Refused(_Frame, frozen=True, tag=True):
     slot: str
     number: int
     failure: Failure
-
-
-ToWorker = Load | Accept | Announce | Prepare | Abort | Keep | Drain
-ToSupervisor = Loaded | Accepting | Preparing | Prepared | Refused
 
 
 class StatusRequest(_Frame, frozen=True, tag=True):
@@ -268,6 +266,24 @@ class Failed(_Frame, frozen=True, tag=True):
 
 ControlRequest = StatusRequest | SwapRequest | RollbackRequest | StopRequest
 ControlReply = ServiceStatus | Swapped | Stopping | Failed
+
+
+class Ask(_Frame, frozen=True, tag=True):
+    """From a worker: what a client asked of it that only the supervisor can do."""
+
+    number: int
+    request: ControlRequest
+
+
+class Answered(_Frame, frozen=True, tag=True):
+    """To a worker: the reply to its question of that number."""
+
+    number: int
+    reply: ControlReply
+
+
+ToWorker = Load | Accept | Announce | Prepare | Abort | Keep | Drain | Answered
+ToSupervisor = Loaded | Accepting | Preparing | Prepared | Refused | Ask
 
 Frame = TypeVar("Frame")
 

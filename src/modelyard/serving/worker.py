@@ -24,6 +24,7 @@ from modelyard.serving.http.plain import Plain
 from modelyard.serving.http.probes import Probes
 from modelyard.serving.http.server import HttpServer, new_event_loop
 from modelyard.serving.inference import Inference
+from modelyard.serving.liaison import Liaison
 from modelyard.serving.loading import Loader, Served, loader_of
 from modelyard.serving.logs import Log
 from modelyard.serving.metrics import Metrics
@@ -35,6 +36,7 @@ from modelyard.serving.wire import (
     Accept,
     Accepting,
     Announce,
+    Answered,
     Channel,
     Drain,
     Keep,
@@ -70,6 +72,7 @@ class Worker:
         self._channel: Channel[ToWorker] = Channel(socket.socket(fileno=spec.control), ToWorker)
         self._loader: Loader = loader_of(spec.loader)
         self._loop = new_event_loop()
+        self._liaison = Liaison(self._channel.send)
         metrics = Metrics(self._page, self._slots, spec.workers)
         inference = Inference(self._slots, spec.limits, metrics, self._log, spec.worker, spec.workers)
         routes = (*Plain(inference).routes, *Probes(self._page, metrics).routes)
@@ -136,6 +139,8 @@ class Worker:
             case Keep():
                 for generation in self._slots.keep(frame.slot, frame.numbers):
                     threading.Thread(target=self._unload, args=(generation,), name="unload", daemon=True).start()
+            case Answered():
+                self._loop.call_soon_threadsafe(self._liaison.answered, frame.number, frame.reply)
             case Drain():
                 self._loop.call_soon_threadsafe(self._begin_drain, self._spec.drain_seconds)
 

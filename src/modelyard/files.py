@@ -22,8 +22,10 @@ __all__ = [
     "blake3_file",
     "canonical_json",
     "clone_file",
+    "copy_part",
     "durable_rename",
     "sha256_file",
+    "share_blocks",
     "storage_error",
     "storage_errors",
     "sync_folder",
@@ -45,6 +47,7 @@ _REMEDIES = {
 
 _FICLONE = 0x40049409
 _COPY_CHUNK = 256 << 20
+_BY_HAND = 8 << 20
 
 _counter = itertools.count()
 
@@ -127,7 +130,9 @@ def clone_file(source: Path, target: Path, mode: int) -> None:
     with storage_errors(source), source.open("rb", buffering=0) as reader, storage_errors(target):
         descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
         try:
-            _clone(reader.fileno(), descriptor)
+            if not share_blocks(reader.fileno(), descriptor):
+                while copy_part(reader.fileno(), descriptor, _COPY_CHUNK):
+                    pass
         except BaseException:
             target.unlink(missing_ok=True)
             raise
@@ -135,19 +140,34 @@ def clone_file(source: Path, target: Path, mode: int) -> None:
             os.close(descriptor)
 
 
-def _clone(source: int, target: int) -> None:
+def share_blocks(source: int, target: int) -> bool:
+    """Let an empty file have another one's blocks; False where the file system can't, and none does across devices.
+
+    Args:
+        source: Descriptor, readable.
+        target: Descriptor, writable.
+    """
     with contextlib.suppress(OSError):
-        # Not every file system shares blocks, and none does across devices.
         fcntl.ioctl(target, _FICLONE, source)
-        return
+        return True
+    return False
+
+
+def copy_part(source: int, target: int, limit: int) -> int:
+    """Copy at most `limit` bytes between two descriptors from where they stand, inside the kernel where it can.
+
+    Returns:
+        How many bytes; 0 at the source's end.
+    """
     with contextlib.suppress(OSError):
-        while os.copy_file_range(source, target, _COPY_CHUNK):
-            pass
+        copied = os.copy_file_range(source, target, limit)
+        if copied:
+            return copied
     # Some pairs of file systems refuse, and some stop early without an error where the disk is full: what is left is
     # copied by hand, which does tell.
-    os.lseek(source, os.lseek(target, 0, os.SEEK_CUR), os.SEEK_SET)
-    while data := os.read(source, 8 << 20):
-        write_all(target, data)
+    data = os.read(source, min(limit, _BY_HAND))
+    write_all(target, data)
+    return len(data)
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:

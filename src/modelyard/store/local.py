@@ -15,9 +15,10 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from modelyard.errors import InputError, IntegrityError, NotFoundError, StorageError
-from modelyard.files import blake3_bytes, blake3_file, clone_file, storage_error, storage_errors, sync_folder, write_all
+from modelyard.files import blake3_bytes, blake3_file, storage_error, storage_errors, sync_folder, write_all
 from modelyard.store.guard import Gate, Pending, TempArea
 from modelyard.store.index import StatIndex, stamp_of
+from modelyard.store.intake import copy_and_hash
 from modelyard.store.parts import Parts
 
 __all__ = [
@@ -111,8 +112,7 @@ class LocalObjects:
         temp: Path | None = None
         try:
             temp = Path(self._temp.file())
-            clone_file(path, temp, 0o444)
-            return self.take_file(temp)
+            return self._take(temp, copy_and_hash(path, temp))
         except StorageError:
             # No room for a copy, or no right to make one: none is needed of what is there already.
             digest = blake3_file(path)
@@ -125,7 +125,9 @@ class LocalObjects:
 
     def take_file(self, path: Path) -> str:
         """Move a file of the store's own `tmp/` into the objects, without copying it, and return its digest."""
-        digest = blake3_file(path)
+        return self._take(path, blake3_file(path))
+
+    def _take(self, path: Path, digest: str) -> str:
         target = self._path(digest)
         with storage_errors(target):
             if self._present(target, path.stat().st_size):

@@ -168,6 +168,16 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(small_disk: Path, t
     assert store.objects.get(store.objects.put(b"x" * 2_000_000)), "there is room again"
 
 
+def test_a_large_file_that_does_not_fit_is_refused_before_it_is_copied(small_disk: Path, tmp_path: Path) -> None:
+    store = Store.open(f"file://{small_disk}/store")
+    (tmp_path / "large").write_bytes(os.urandom(40_000_000))
+    with pytest.raises(StorageError, match="disk is full") as caught:
+        store.add(tmp_path / "large")
+    assert str(small_disk) in str(caught.value)
+    assert list(store.objects.list()) == []
+    assert not [path for path in (small_disk / "store" / "tmp").rglob("*") if path.is_file()]
+
+
 def test_a_checkout_onto_a_full_disk_leaves_nothing(small_disk: Path, tmp_path: Path) -> None:
     store = Store.open(f"file://{tmp_path}/store")
     source = tmp_path / "source"

@@ -16,12 +16,13 @@ from types import TracebackType
 from typing import TypeVar
 
 from modelyard.contracts import Columns
-from modelyard.errors import ModelyardError
+from modelyard.errors import ContractError, ModelyardError
 from modelyard.serving.batching import Batcher
 from modelyard.serving.loading import Served
 from modelyard.serving.logs import Log
 from modelyard.serving.metrics import Metrics
 from modelyard.serving.problems import HttpProblem, problem_of
+from modelyard.serving.shadowing import Shadowing
 from modelyard.serving.slots import Generation, Slot, Slots
 from modelyard.serving.spec import Limits
 from modelyard.serving.state import Page
@@ -63,23 +64,43 @@ class Inference:
         self.own = Page.WORKERS + worker
         self.computing = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self.batcher = Batcher(self.computing, limits.rows)
+        self.shadowing = Shadowing()
         self._page = slots.page
         self._workers = workers
 
-    def take(self, name: str, request_id: str = "") -> Taken:
+    def take(
+        self,
+        name: str,
+        request_id: str = "",
+        *,
+        key: str | None = None,
+        version: str | None = None,
+        label: str | None = None,
+    ) -> Taken:
         """Take the generation that answers; leave it by `with`.
 
         Args:
             name: Of the model.
             request_id: For the log.
+            key: What the client is known by: while there is a canary, it gets the same of the two each time.
+            version: Such as `v1.2.0`: that one alone may answer.
+            label: `stable`, `canary` or one that was given by hand: what it names alone may answer.
 
         Raises:
-            HttpProblem: 404 no such model, 429 too many requests in flight, 503 not loaded.
+            HttpProblem: 404 no such model, version or label; 429 too many requests in flight; 503 not loaded.
         """
         started = time.perf_counter()
         self.words[self.own] += 1
         try:
-            generation = self._take(name)
+            slot = self._slot(name)
+            if version is not None:
+                generation = slot.take_version(version)
+            elif label is not None:
+                generation = slot.take_label(label)
+            else:
+                generation = slot.take(key)
+            if generation is None:
+                raise _missing(slot, version, label)
             try:
                 self._admit()
             except HttpProblem:
@@ -90,9 +111,10 @@ class Inference:
             # A name that is not served is the client's invention; as a label it would fill the memory.
             self.metrics.answered(name if name in self.slots else "", "", problem.status, time.perf_counter() - started)
             raise
-        return Taken(self, generation, request_id, started)
+        pinned = version is not None or label is not None
+        return Taken(self, slot, generation, request_id, started, pinned=pinned)
 
-    def _take(self, name: str) -> Generation:
+    def _slot(self, name: str) -> Slot:
         slot = self.slots.get(name)
         if slot is None:
             if not self.words[Page.READY]:
@@ -100,10 +122,7 @@ class Inference:
             raise HttpProblem(
                 404, "not-found", "No model of that name is served here.", remedy="GET /v1/models lists them."
             )
-        generation = slot.take()
-        if generation is None:
-            raise HttpProblem(503, "not-ready", f"The model {slot.name!r} is not loaded.", headers=RETRY)
-        return generation
+        return slot
 
     def _admit(self) -> None:
         if self._page.in_flight(self._workers) > self.limits.in_flight:
@@ -113,20 +132,42 @@ class Inference:
             )  # fmt: skip
 
 
+def _missing(slot: Slot, version: str | None, label: str | None) -> HttpProblem:
+    if version is None and label is None:
+        return HttpProblem(503, "not-ready", f"The model {slot.name!r} is not loaded.", headers=RETRY)
+    what = f"version {version}" if version is not None else f"label {label}"
+    return HttpProblem(
+        404, "not-found", f"The model {slot.name!r} has no {what} here.", remedy="GET /v1/models lists what is served."
+    )
+
+
 class Taken:
     """A request that holds a generation, from its head to its answer.
 
     Args:
         inference: Of the worker.
-        generation: What was taken.
+        slot: Of the model.
+        generation: What was taken; another one of the slot where only its contract fits the body.
         request_id: For the log.
         started: Seconds on the clock of `time.perf_counter`.
+        pinned: Whether the client named a version or label, so that no other may answer, and no shadow sees it.
     """
 
-    __slots__ = ("_inference", "_request_id", "_started", "generation", "rows")
+    __slots__ = ("_inference", "_pinned", "_request_id", "_slot", "_started", "generation", "rows")
 
-    def __init__(self, inference: Inference, generation: Generation, request_id: str, started: float) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        slot: Slot,
+        generation: Generation,
+        request_id: str,
+        started: float,
+        *,
+        pinned: bool = False,
+    ) -> None:
         self._inference = inference
+        self._pinned = pinned
+        self._slot = slot
         self._request_id = request_id
         self._started = started
         self.generation = generation
@@ -151,6 +192,8 @@ class Taken:
         seconds = time.perf_counter() - self._started
         model, version = generation.record.model, generation.version
         inference.metrics.answered(model, version, status, seconds)
+        if generation.stats is not None:
+            generation.stats.answered(status, seconds)
         if inference.log_requests:
             inference.log.debug(
                 "request", request=self._request_id, model=model, version=version, status=status, rows=self.rows,
@@ -172,23 +215,62 @@ class Taken:
             ContractError: The body does not fit the contract.
             HttpProblem: 413 too many rows, 500 the model could not answer.
         """
-        generation = self.generation
         large = (len(body) if size is None else size) > LARGE_BODY  # type: ignore[arg-type]
-        if generation.quick and not large:
-            columns = decode(generation.served, body)
+        if self.generation.quick and not large:
+            try:
+                columns = decode(self.generation.served, body)
+            except ContractError as error:
+                columns = self._decode_by_previous(body, decode, error)
             self._count(columns)
-            return encode(generation, self._predict(generation, columns))
-        loop = asyncio.get_running_loop()
-        computing = self._inference.computing
-        if large:
-            columns = await loop.run_in_executor(computing, decode, generation.served, body)
+            outputs = self._predict(self.generation, columns)
         else:
-            columns = decode(generation.served, body)
-        self._count(columns)
-        outputs = await self._predict_beside(generation, columns)
+            columns = await self._decode(body, decode, large=large)
+            self._count(columns)
+            outputs = await self._predict_beside(self.generation, columns)
+        if not self._pinned:
+            self._mirror(columns, outputs, lambda served: decode(served, body))
         if large:
-            return await loop.run_in_executor(computing, encode, generation, outputs)
-        return encode(generation, outputs)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._inference.computing, encode, self.generation, outputs)
+        return encode(self.generation, outputs)
+
+    async def _decode(self, body: Body, decode: Decode[Body], *, large: bool) -> Columns:
+        try:
+            if not large:
+                return decode(self.generation.served, body)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._inference.computing, decode, self.generation.served, body)
+        except ContractError as error:
+            return self._decode_by_previous(body, decode, error)
+
+    def _decode_by_previous(self, body: Body, decode: Decode[Body], error: ContractError) -> Columns:
+        """Return what fits only the contract that was replaced a short time ago, and take that generation instead."""
+        previous = None if self._pinned else self._slot.previous_in_grace(self.generation)
+        if previous is None:
+            raise error
+        try:
+            columns = decode(previous.served, body)
+        except ContractError:
+            Slot.release(previous)
+            raise error from None
+        Slot.release(self.generation)
+        self.generation = previous
+        return columns
+
+    def _mirror(self, columns: Columns, outputs: Columns, decode: Callable[[Served], Columns]) -> None:
+        shadow = self._slot.shadow()
+        if shadow is None:
+            return
+        served = shadow.served
+        same = served.contract.inputs == self.generation.served.contract.inputs
+        # Put behind the answer in the event loop's queue.
+        asyncio.get_running_loop().call_soon(
+            self._inference.shadowing.mirror,
+            shadow,
+            (lambda: columns) if same else (lambda: decode(served)),
+            outputs,
+            self.rows,
+        )
 
     def _count(self, columns: Columns) -> None:
         self.rows = rows = len(next(iter(columns.values())))

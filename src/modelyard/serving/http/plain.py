@@ -37,15 +37,30 @@ class Plain:
         """`/v1/models` and what lies under it."""
         return (
             Route("/v1/models/{name}/predict", {"POST": Endpoint(self.predict, "infer")}),
+            Route("/v1/models/{name}/versions/{version}/predict", {"POST": Endpoint(self.predict_version, "infer")}),
+            Route("/v1/models/{name}/labels/{label}/predict", {"POST": Endpoint(self.predict_label, "infer")}),
             Route("/v1/models/{name}", {"GET": Endpoint(self.model, "read")}),
             Route("/v1/models", {"GET": Endpoint(self.models, "read")}),
         )
 
     async def predict(self, request: Request) -> Response:
         """Predict the rows of a body."""
+        return await self._predict(request)
+
+    async def predict_version(self, request: Request) -> Response:
+        """Predict by one version alone."""
+        return await self._predict(request, version=request.parameters[1])
+
+    async def predict_label(self, request: Request) -> Response:
+        """Predict by what a label names."""
+        return await self._predict(request, label=request.parameters[1])
+
+    async def _predict(self, request: Request, *, version: str | None = None, label: str | None = None) -> Response:
         kind = media_type(request.header("content-type"), KINDS)
         wanted = acceptable(request.header("accept"), KINDS, kind)
-        with self._inference.take(request.parameters[0], request.id) as taken:
+        with self._inference.take(
+            request.parameters[0], request.id, key=request.routing_key, version=version, label=label
+        ) as taken:
             request.named = taken.generation.headers
             body = await request.body(self_delimiting=kind in SELF_DELIMITING)
 

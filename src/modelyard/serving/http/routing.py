@@ -7,7 +7,6 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
-from urllib.parse import unquote
 
 from modelyard.serving.http.body import read_body
 from modelyard.serving.http.rsgi import Exchange, Headers, Scope
@@ -61,6 +60,11 @@ class Request:
         """Return a header by its name in lower case."""
         value: str | None = self.scope.headers.get(name)
         return value
+
+    @property
+    def routing_key(self) -> str | None:
+        """What the client is known by: it says so in `x-routing-key`, or else is who it showed to be."""
+        return self.header("x-routing-key") or self.principal
 
     async def body(self, *, self_delimiting: bool = False) -> bytes:
         """Return the whole body; see `read_body`."""
@@ -123,7 +127,7 @@ class Router:
         return iter(self.routes)
 
     def resolve(self, path: str) -> tuple[Route, tuple[str, ...]]:
-        """Return the route of a path, and its variable parts with percent-encoding undone.
+        """Return the route of a path, and its variable parts; the server has undone percent-encoding already.
 
         Raises:
             HttpProblem: 404, there is none.
@@ -134,7 +138,7 @@ class Router:
         for pattern, route in self._patterns:
             match = pattern.fullmatch(path)
             if match is not None:
-                found = route, tuple(unquote(part) for part in match.groups())
+                found = route, match.groups()
                 if len(self._remembered) >= REMEMBERED:
                     # Whoever asks for invented paths must not fill the memory.
                     self._remembered.clear()

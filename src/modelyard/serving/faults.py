@@ -10,6 +10,7 @@ POINTS = (
     "worker-prepared",
     "prepared",
     "state-written",
+    "words-stored",
     "word-stored",
     "acknowledged",
     "state-retired",

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -16,14 +18,20 @@ from modelyard.errors import IntegrityError, RefusedError
 from modelyard.files import storage_errors, write_atomically
 
 __all__ = [
+    "OWN_LABELS",
     "Committed",
     "CommittedFile",
     "GenerationRecord",
+    "Grace",
     "Page",
+    "Share",
     "SlotRecord",
+    "Stopped",
 ]
 
 HISTORY = 20
+OWN_LABELS = ("stable", "canary")
+"""Labels that follow the slot's route; no hand gives them."""
 
 
 class GenerationRecord(msgspec.Struct, frozen=True):
@@ -36,6 +44,7 @@ class GenerationRecord(msgspec.Struct, frozen=True):
         package: Digest of the package.
         folder: Local, verified folder with the package.
         committed: When it was committed first, in seconds since 1970, UTC.
+        inputs: Digest of what its contract takes; empty where no worker has told it yet.
     """
 
     number: int
@@ -44,21 +53,74 @@ class GenerationRecord(msgspec.Struct, frozen=True):
     package: str
     folder: str
     committed: float = 0.0
+    inputs: str = ""
 
     def same_package(self, version: str, package: str) -> bool:
         """Say whether this generation is that version of that package."""
         return self.version == version and self.package == package
 
 
+class Share(msgspec.Struct, frozen=True):
+    """A generation beside the stable one, and its share of the requests.
+
+    Args:
+        generation: A canary answers them, a shadow sees copies.
+        ppm: In parts per million.
+        since: When it began, in seconds since 1970, UTC.
+    """
+
+    generation: GenerationRecord
+    ppm: int
+    since: float = 0.0
+
+
+class Grace(msgspec.Struct, frozen=True):
+    """A generation whose contract was replaced.
+
+    Args:
+        generation: It answers what fits only that contract.
+        until: Seconds since 1970, UTC.
+    """
+
+    generation: GenerationRecord
+    until: float
+
+
+class Stopped(msgspec.Struct, frozen=True):
+    """A canary or shadow that passed the service's limits.
+
+    Args:
+        role: Which of the two.
+        generation: Its number.
+        version: Its version.
+        package: Its package.
+        reason: What it passed, with the figures.
+        time: Seconds since 1970, UTC.
+    """
+
+    role: Literal["canary", "shadow"]
+    generation: int
+    version: str
+    package: str
+    reason: str
+    time: float
+
+
 class SlotRecord(msgspec.Struct, frozen=True):
-    """One slot, as it is remembered.
+    """One slot, as it is remembered. Its methods return the slot as it stands after a change.
 
     Args:
         current: The generation that answers.
         previous: The one before it, kept loaded so that a rollback needs no load.
         last: The highest number ever committed in this slot.
         labels: Names for generations; `stable` is the one that answers all unlabelled requests.
-        history: The last twenty generations in the order of their commits, oldest first.
+        history: The last twenty stable generations in the order of their commits, oldest first.
+        canary: What answers a share of the requests instead of the current one.
+        shadow: What sees copies of requests.
+        grace: Generations whose contract was replaced a short time ago, the latest first.
+        labelled: What the labels given by hand name; a label keeps its generation loaded.
+        held_off: Version and package that are not to be served although they are released.
+        stopped: The canary or shadow that was stopped last.
     """
 
     current: GenerationRecord
@@ -66,21 +128,125 @@ class SlotRecord(msgspec.Struct, frozen=True):
     last: int = 0
     labels: dict[str, int] = {}
     history: tuple[GenerationRecord, ...] = ()
-
-    def after(self, generation: GenerationRecord) -> SlotRecord:
-        """Return the slot as it stands once this generation is committed; the current one becomes the previous."""
-        return SlotRecord(
-            current=generation,
-            previous=self.current if self.current.number != generation.number else self.previous,
-            last=max(self.last, generation.number),
-            labels={**self.labels, "stable": generation.number},
-            history=(*self.history, generation)[-HISTORY:],
-        )
+    canary: Share | None = None
+    shadow: Share | None = None
+    grace: tuple[Grace, ...] = ()
+    labelled: tuple[GenerationRecord, ...] = ()
+    held_off: tuple[str, str] | None = None
+    stopped: Stopped | None = None
 
     @classmethod
     def first(cls, generation: GenerationRecord) -> SlotRecord:
         """Return a slot that has this generation and no other."""
         return cls(generation, None, generation.number, {"stable": generation.number}, (generation,))
+
+    @property
+    def held(self) -> dict[int, GenerationRecord]:
+        """What every worker must hold, by number; the current one first."""
+        shares = [share.generation for share in (self.canary, self.shadow) if share]
+        others = [self.previous] if self.previous else []
+        graces = [grace.generation for grace in self.grace]
+        return {one.number: one for one in (self.current, *shares, *others, *graces, *self.labelled)}
+
+    def find(self, version: str, package: str) -> GenerationRecord | None:
+        """Return the generation with that package that is held already, or None."""
+        return next((one for one in self.held.values() if one.same_package(version, package)), None)
+
+    def after(self, generation: GenerationRecord, now: float = 0.0, grace_seconds: float = 0.0) -> SlotRecord:
+        """Return the slot once this generation is stable; the current one becomes the previous, a canary ends.
+
+        Args:
+            generation: What answers from now on.
+            now: Seconds since 1970, UTC.
+            grace_seconds: How long the current one answers what fits only its contract, if the contract is another.
+        """
+        before = self.current
+        if before.number == generation.number:
+            return msgspec.structs.replace(self, current=generation, canary=None)._labelled_anew()
+        kept = [grace for grace in self.grace if grace.until > now and grace.generation.number != before.number]
+        if grace_seconds > 0 and before.inputs and generation.inputs and before.inputs != generation.inputs:
+            kept.insert(0, Grace(before, now + grace_seconds))
+        return msgspec.structs.replace(
+            self,
+            current=generation,
+            previous=before,
+            last=max(self.last, generation.number),
+            history=(*self.history, generation)[-HISTORY:],
+            canary=None,
+            shadow=None if self.shadow and self.shadow.generation.number == generation.number else self.shadow,
+            grace=tuple(kept[: Page.GRACES]),
+        )._labelled_anew()
+
+    def with_canary(self, canary: Share | None, stopped: Stopped | None = None) -> SlotRecord:
+        """Return the slot with this canary or none; what was its shadow is so no more."""
+        shadow = self.shadow
+        if canary and shadow and shadow.generation.number == canary.generation.number:
+            shadow = None
+        return msgspec.structs.replace(
+            self,
+            canary=canary,
+            shadow=shadow,
+            stopped=stopped or self.stopped,
+            last=max(self.last, canary.generation.number if canary else 0),
+        )._labelled_anew()
+
+    def with_shadow(self, shadow: Share | None, stopped: Stopped | None = None) -> SlotRecord:
+        """Return the slot with this shadow or none."""
+        last = max(self.last, shadow.generation.number if shadow else 0)
+        return msgspec.structs.replace(self, shadow=shadow, stopped=stopped or self.stopped, last=last)
+
+    def with_label(self, label: str, generation: GenerationRecord | None) -> SlotRecord:
+        """Return the slot with a label on a generation, or without the label."""
+        labels = {name: number for name, number in self.labels.items() if name != label}
+        records = {one.number: one for one in self.labelled}
+        if generation is not None:
+            labels[label] = records.setdefault(generation.number, generation).number
+        named = {number for name, number in labels.items() if name not in OWN_LABELS}
+        labelled = tuple(one for number, one in records.items() if number in named)
+        return msgspec.structs.replace(self, labels=labels, labelled=labelled)
+
+    def without_old_graces(self, now: float) -> SlotRecord:
+        """Return the slot without the windows of grace that are over."""
+        return msgspec.structs.replace(self, grace=tuple(grace for grace in self.grace if grace.until > now))
+
+    def without(self, number: int) -> SlotRecord:
+        """Return the slot without a generation that can't be held; not for the current one."""
+        slot = self
+        for label in [label for label, named in self.labels.items() if named == number and label not in OWN_LABELS]:
+            slot = slot.with_label(label, None)
+        return msgspec.structs.replace(
+            slot,
+            previous=None if slot.previous and slot.previous.number == number else slot.previous,
+            canary=None if slot.canary and slot.canary.generation.number == number else slot.canary,
+            shadow=None if slot.shadow and slot.shadow.generation.number == number else slot.shadow,
+            grace=tuple(grace for grace in slot.grace if grace.generation.number != number),
+        )._labelled_anew()
+
+    def replaced(self, records: Mapping[int, GenerationRecord]) -> SlotRecord:
+        """Return the slot with these records in the places of those with the same numbers."""
+
+        def new(record: GenerationRecord) -> GenerationRecord:
+            return records.get(record.number, record)
+
+        def share(old: Share | None) -> Share | None:
+            return msgspec.structs.replace(old, generation=new(old.generation)) if old else None
+
+        return msgspec.structs.replace(
+            self,
+            current=new(self.current),
+            previous=new(self.previous) if self.previous else None,
+            canary=share(self.canary),
+            shadow=share(self.shadow),
+            grace=tuple(Grace(new(grace.generation), grace.until) for grace in self.grace),
+            labelled=tuple(new(one) for one in self.labelled),
+        )
+
+    def _labelled_anew(self) -> SlotRecord:
+        own = {"stable": self.current.number}
+        if self.canary:
+            own["canary"] = self.canary.generation.number
+        given = {name: number for name, number in self.labels.items() if name not in OWN_LABELS}
+        return msgspec.structs.replace(self, labels=own | given)
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -184,6 +350,9 @@ class Page:
     GRACES = 2
     CANARIES_STOPPED = 10
     SHADOWS_STOPPED = 11
+    COMPARED = 12
+    DIFFERING = 13
+    DROPPED = 14
     LABELS = 16
     MAX_LABELS = 8
 

@@ -80,7 +80,7 @@ def _running(pid: int) -> bool:
 
 
 BEFORE = ("swap-begun", "staged", "worker-prepared", "prepared")
-AFTER = ("state-written", "word-stored", "acknowledged")
+AFTER = ("state-written", "words-stored", "word-stored", "acknowledged")
 
 
 @pytest.mark.parametrize("point", BEFORE + AFTER)

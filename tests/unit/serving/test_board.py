@@ -41,7 +41,7 @@ def test_the_state_is_on_disk_before_the_word_is_stored(make_board, tmp_path):
 
     board = make_board(faults=Watch())
     board.commit("m", SlotRecord.first(generation(1)))
-    assert seen == {"state-written": (1, 0), "word-stored": (1, 1)}
+    assert seen == {"state-written": (1, 0), "words-stored": (1, 0), "word-stored": (1, 1)}
 
 
 def test_a_state_that_can_not_be_written_leaves_the_word_as_it_was(make_board, tmp_path):

@@ -20,6 +20,7 @@ __all__ = ["Shadowing", "differences"]
 
 WAITING = 64
 NICENESS = 10
+LARGEST = float(np.finfo(np.float64).max)
 
 
 class Shadowing:
@@ -100,5 +101,5 @@ def _difference(left: NDArray[np.generic], right: NDArray[np.generic]) -> float:
     same = (left == right) | (np.isnan(left) & np.isnan(right))
     # Two infinities of one sign have no difference that could be computed.
     apart = np.abs(np.subtract(left, right, where=~same, out=np.zeros_like(left)))
-    # A number against NaN differs without measure.
-    return float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
+    # A number against NaN differs without measure; JSON, by which the supervisor hears of it, has no infinity.
+    return float(np.nan_to_num(apart, nan=LARGEST).max(initial=0.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import os
 import time
@@ -81,21 +82,21 @@ def repeatable(seed: int, threads: int, device: str) -> Iterator[None]:
     if device.startswith("cuda"):
         # cuBLAS reads it when the first kernel starts, and repeats its results only with a fixed workspace.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     switches: Any = torch.utils.deterministic
     filled = switches.fill_uninitialized_memory
     with torch.random.fork_rng():
         try:
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            # As torch.use_deterministic_algorithms does, which would also load PyTorch's compiler: another second.
+            torch.set_deterministic_debug_mode("warn")
             # It would fill every new tensor with NaN, to catch kernels that read what they have not written.
             switches.fill_uninitialized_memory = False
             torch.manual_seed(seed)
             yield
         finally:
             torch.set_num_threads(before[0])
-            torch.use_deterministic_algorithms(before[1], warn_only=warned)
+            torch.set_deterministic_debug_mode(before[1])
             switches.fill_uninitialized_memory = filled
 
 
@@ -167,7 +168,19 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     options: dict[str, Any] = {"lr": recipe.alpha, "weight_decay": recipe.weight_decay}
     if recipe.optimizer in _FUSED and parameters[0].device.type in ("cpu", "cuda"):
         options["fused"] = True
-    return _OPTIMIZERS[recipe.optimizer](parameters, **options)
+    return _without_compiler(_OPTIMIZERS[recipe.optimizer])(parameters, **options)
+
+
+def _without_compiler(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """Return an optimizer that does the same and leaves PyTorch's compiler alone.
+
+    PyTorch wraps these methods to tell `torch.compile` about them, and for that loads the compiler when the first of
+    them is called, which takes a second. What is wrapped is the same code; a step must not be recorded for gradients.
+    """
+    methods: dict[str, Any] = {
+        name: inspect.unwrap(getattr(kind, name)) for name in ("add_param_group", "zero_grad", "step")
+    }
+    return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(methods["step"])})
 
 
 def _epoch(

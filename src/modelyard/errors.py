@@ -11,6 +11,8 @@ A user sees `what`, `where` and `remedy`; a program sees the class and its `code
     │   ├── NotFoundError                        a run, step, version, object or service of that name
     │   └── MissingExtraError                    an optional library that this step needs
     ├── RefusedError                    exit 3   a rule or a role forbids it
+    │   ├── UnauthenticatedError                 a service does not know who asks
+    │   └── ForbiddenError                       a service knows who asks, and that is not allowed
     ├── IntegrityError                  exit 4   bytes differ from their digest, or a signature from its text
     ├── BusyError                       exit 5   somebody else holds it: try again
     ├── StorageError                    exit 6   a full disk, a read-only folder, a remote that does not answer
@@ -38,6 +40,8 @@ __all__ = [
     "NotFoundError",
     "MissingExtraError",
     "RefusedError",
+    "UnauthenticatedError",
+    "ForbiddenError",
     "IntegrityError",
     "BusyError",
     "StorageError",
@@ -171,6 +175,43 @@ class RefusedError(ModelyardError):
 
     code = "refused"
     exit_code = 3
+
+
+class UnauthenticatedError(RefusedError):
+    """A service does not know who asks: credentials are missing, unknown, expired or revoked.
+
+    Args:
+        what: As for every error.
+        where: As for every error.
+        remedy: As for every error.
+        challenge: What the answer's `WWW-Authenticate` says (RFC 6750, 3).
+    """
+
+    code = "unauthenticated"
+
+    def __init__(
+        self, what: str, *, where: str | None = None, remedy: str | None = None, challenge: str = "Bearer"
+    ) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.challenge = challenge
+
+
+class ForbiddenError(RefusedError):
+    """A service knows who asks, and these credentials do not allow it.
+
+    Args:
+        what: As for every error.
+        where: As for every error.
+        remedy: As for every error.
+        challenge: What the answer's `WWW-Authenticate` says (RFC 6750, 3.1); empty where other credentials would not
+            help.
+    """
+
+    code = "forbidden"
+
+    def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None, challenge: str = "") -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.challenge = challenge
 
 
 class IntegrityError(ModelyardError):

@@ -1,0 +1,1 @@
+"""Who may ask a service: API keys, tokens, the guard in front of every route, and TLS."""

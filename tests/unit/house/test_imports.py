@@ -13,7 +13,7 @@ SOURCE = Path(modelyard.__file__).parent
 
 LAYER = {
     "errors": 0, "contracts": 0, "records": 0, "config": 0, "data": 0, "files": 0, "text": 0,
-    "blueprint": 1,
+    "blueprint": 1, "client": 1,
     "store": 2, "catalog": 2,
     "center": 3, "engines": 3, "packages": 3, "steps": 3,
     "serving": 4, "releases": 4,
@@ -25,8 +25,11 @@ LAYER = {
 SIDEWAYS = {("steps", "packages")}
 """Arrows within a layer that the table allows: a trainer saves its model by a flavour."""
 
-NARROW = {"serving": {"errors", "contracts", "records", "config", "data", "files", "packages"}}
-"""Rooms that may reach less than their layer allows: a runner is handed the rest as callables."""
+NARROW = {
+    "serving": {"errors", "contracts", "records", "config", "data", "files", "packages"},
+    "client": {"errors", "contracts", "records", "data", "text"},
+}
+"""Rooms that may reach less than their layer allows: a runner is handed the rest as callables, a client needs none."""
 
 LIGHT = {"errors", "contracts", "records", "files", "text"}
 """Rooms that load no third-party library but msgspec and blake3."""

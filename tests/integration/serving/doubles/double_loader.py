@@ -43,7 +43,9 @@ def load(folder: Path) -> Served:
 
     def decode_json(body: bytes) -> dict:
         try:
-            return {column: np.asarray([row[column] for row in json.loads(body)["rows"]], dtype=np.float64)}
+            given = json.loads(body)
+            values = given["columns"][column] if "columns" in given else [row[column] for row in given["rows"]]
+            return {column: np.asarray(values, dtype=np.float64)}
         except (KeyError, ValueError, TypeError) as error:
             raise ContractError(f"The rows do not fit: {error!r}.") from error
 

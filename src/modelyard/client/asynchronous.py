@@ -1,0 +1,131 @@
+"""The client for programs with an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from modelyard.client.core import Call, Core
+from modelyard.client.encoding import Data
+from modelyard.client.errors import ServiceError
+from modelyard.client.exchange import Pause, Response, Send
+from modelyard.client.prediction import Prediction
+from modelyard.client.retries import Retries
+from modelyard.client.transport import Verify, httpx, pool, timeouts, too_late, translated, whole
+
+__all__ = ["AsyncClient"]
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """As `Client`, for asyncio: the same arguments, and the same methods as coroutines. One event loop may use it.
+
+    Args:
+        url: As for `Client`.
+        api_key: As for `Client`.
+        token: As for `Client`.
+        timeout: As for `Client`.
+        retries: As for `Client`.
+        verify: As for `Client`.
+
+    Raises:
+        InputError: As for `Client`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        token: str | None = None,
+        timeout: float = 30.0,
+        retries: Retries | None = None,
+        verify: Verify = True,
+    ) -> None:
+        self._core = Core(url, api_key=api_key, token=token, timeout=timeout, retries=retries or Retries())
+        self._http = httpx.AsyncClient(**pool(self._core.url, verify))
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self._core.url!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; closing twice is no error."""
+        await self._http.aclose()
+
+    async def predict(
+        self,
+        model: str,
+        data: Data,
+        *,
+        routing_key: str | None = None,
+        traceparent: str | None = None,
+        timeout: float | None = None,
+    ) -> Prediction:
+        """Predict rows; see `Client.predict`."""
+        return await self._run(
+            self._core.predict(model, data, routing_key=routing_key, traceparent=traceparent, timeout=timeout)
+        )
+
+    async def models(self) -> list[dict[str, Any]]:
+        """Return every model that is served; see `Client.models`."""
+        return await self._run(self._core.models())
+
+    async def model(self, name: str) -> dict[str, Any]:
+        """Return one model; see `Client.model`."""
+        return await self._run(self._core.model(name))
+
+    async def live(self) -> bool:
+        """Return whether a worker answers."""
+        return await self._run(self._core.probe("/healthz"))
+
+    async def ready(self) -> bool:
+        """Return whether every model that should be live is."""
+        return await self._run(self._core.probe("/readyz"))
+
+    async def wait_ready(self, timeout: float = 60.0) -> None:
+        """Wait until every model that should be live is; see `Client.wait_ready`."""
+        await self._run(self._core.wait_ready(timeout))
+
+    async def _run(self, call: Call[T]) -> T:
+        """Carry out what a call yields."""
+        try:
+            step = next(call)
+            while True:
+                if isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                    step = next(call)
+                    continue
+                try:
+                    response = await self._exchange(step)
+                except ServiceError as error:
+                    step = call.throw(error)
+                else:
+                    step = call.send(response)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    async def _exchange(self, send: Send) -> Response:
+        request = send.request
+        try:
+            with translated(self._core.url, send):
+                async with asyncio.timeout(send.timeout):
+                    response = await self._http.request(
+                        request.method, request.path, content=request.body, headers=request.headers,
+                        timeout=timeouts(send),
+                    )  # fmt: skip
+        except TimeoutError as error:
+            if isinstance(error, ServiceError):
+                raise
+            raise too_late(self._core.url, send) from error
+        return whole(response, response.content)

@@ -6,6 +6,7 @@ the library's; here its errors become ours, and each names the place in the mess
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -25,6 +26,8 @@ MAXIMUM_NESTING = 64
 """How deep the messages of a JSON text may be nested; bytes are held to protobuf's own 100."""
 
 Names = Literal["json", "proto"]
+
+_URL_SAFE = str.maketrans("-_", "+/")
 
 _OWN_FORM = "google.protobuf"
 """The package of the well-known types, whose JSON form need not be an object."""
@@ -106,7 +109,12 @@ def from_json(kind: Descriptor, body: str | bytes | bytearray | memoryview, *, i
     message = new_message(kind)
     if not _parse(value, message, ignore_unknown):
         where, what = _find(kind, value, kind.name, ignore_unknown)
+        if _depth(value) > MAXIMUM_NESTING:
+            what = f"The messages are nested more than {MAXIMUM_NESTING} deep."
         raise ContractError(what, where=where, remedy=remedy)
+    lax = _find_lax(kind, value, kind.name, {})
+    if lax is not None:
+        raise ContractError(lax[1], where=lax[0], remedy=remedy)
     return _complete(message)
 
 
@@ -179,6 +187,63 @@ def _parse(value: Any, message: Message, ignore_unknown: bool) -> bool:
     return True
 
 
+def _depth(value: Any) -> int:
+    """Return how deep objects stand in objects, without recursion."""
+    depth, level = 0, [value]
+    while level:
+        lists = [one for one in level if isinstance(one, list)]
+        objects = [one for one in level if isinstance(one, dict)]
+        level = [inner for one in lists for inner in one]
+        if not level:
+            depth += bool(objects)
+            objects, level = [], [inner for one in objects for inner in one.values()]
+        level += objects
+    return depth
+
+
+def _find_lax(
+    kind: Descriptor, value: Any, place: str, known: dict[Descriptor, dict[str, FieldDescriptor]]
+) -> tuple[str, str] | None:
+    """Return the first value that the library takes and proto3 JSON does not say, else None.
+
+    The library reads an empty list as a message, skips what is no Base64, and lets one naming overwrite the other.
+    """
+    if kind.file.package == _OWN_FORM:
+        return None
+    if not isinstance(value, dict):
+        return place, f"Expected an object; got {shown(value)}."
+    fields = known.get(kind)
+    if fields is None:
+        fields = known[kind] = {name: field for field in kind.fields for name in (field.name, field.json_name)}
+    present = [(field, key) for key in value if (field := fields.get(key)) is not None]
+    if len({field.number for field, _ in present}) < len(present):
+        return place, "A field stands there in both namings."
+    for field, key in present:
+        inner, leaf = value[key], field
+        if is_map(field):
+            leaf, inner = field.message_type.fields_by_name["value"], list((inner or {}).values())
+        if inner is None or not (leaf.message_type is not None or leaf.type == FieldDescriptor.TYPE_BYTES):
+            continue
+        for at, one in enumerate(inner if field.is_repeated else [inner]):
+            spot = f"{place}.{key}[{at}]" if field.is_repeated else f"{place}.{key}"
+            if leaf.message_type is not None:
+                found = _find_lax(leaf.message_type, one, spot, known)
+                if found is not None:
+                    return found
+            elif not _is_base64(one):
+                return spot, f"Expected bytes in Base64; got {shown(one)}."
+    return None
+
+
+def _is_base64(text: str) -> bool:
+    plain = text.translate(_URL_SAFE).rstrip("=")
+    try:
+        base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except ValueError:
+        return False
+    return True
+
+
 def _find(kind: Descriptor, value: Any, place: str, ignore_unknown: bool) -> tuple[str, str]:
     """Return where a value does not fit and why; the library's own errors name a place for some values only."""
     for _ in range(MAXIMUM_NESTING):
@@ -208,7 +273,7 @@ def _find(kind: Descriptor, value: Any, place: str, ignore_unknown: bool) -> tup
             if not nested or inner is None:
                 return place, _expected(field, inner)
         kind, value = field.message_type, inner
-    return place, f"The messages are nested more than {MAXIMUM_NESTING} deep."
+    return place, f"The values do not fit together in the message {kind.name}."
 
 
 def _bad_element(kind: Descriptor, key: str, values: Any, ignore_unknown: bool) -> int | None:

@@ -1,1 +1,1 @@
-"""Wire formats, each generated from a contract: JSON, CSV and protobuf."""
+"""Wire formats, each generated from a contract: JSON, CSV, protobuf, Arrow, Parquet and tensors."""

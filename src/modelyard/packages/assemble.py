@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from modelyard.contracts import Columns
 from modelyard.data import Field
 from modelyard.errors import DataError
+from modelyard.packages.table import Table
 
 __all__ = ["assemble", "input_shape"]
 
@@ -56,6 +57,11 @@ def assemble(fields: Sequence[Field], columns: Columns, *, flat: bool = False) -
     Raises:
         DataError: As for `input_shape`.
     """
+    if isinstance(columns, Table) and columns.matrix.dtype == np.float32 and len(columns) == len(fields):
+        names = [field.name for field in fields]
+        if names == list(columns):
+            matrix: NDArray[np.float32] = columns.matrix
+            return matrix
     shape = input_shape(fields, flat=flat)
     if len(fields) == 1:
         values = columns[fields[0].name]

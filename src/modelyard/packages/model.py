@@ -108,6 +108,10 @@ class Model:
         checked = self.contract.check(columns)
         return self._chunked(checked, raw=True)
 
+    def predict_checked(self, columns: Columns) -> dict[str, NDArray[Any]]:
+        """Return the predictions for raw rows that the contract has checked already, as codecs do."""
+        return self._chunked(columns, raw=True)
+
     def predict_transformed(self, columns: Columns) -> dict[str, NDArray[Any]]:
         """Return the predictions for rows that the transform has been applied to already; nothing is checked."""
         return self._chunked({field.name: columns[field.name] for field in self.info.inputs}, raw=False)

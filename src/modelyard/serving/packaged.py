@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from modelyard.contracts import Predictor
 from modelyard.packages.codecs import csv
 from modelyard.packages.codecs import json as json_codec
 from modelyard.packages.contract import Contract
 from modelyard.packages.golden import Golden, check_golden
+from modelyard.packages.model import Model
 from modelyard.packages.package import Package
 from modelyard.serving.loading import CSV, JSON, JSON_COLUMNS, Served
 
@@ -43,7 +43,7 @@ def load(folder: Path) -> Served:
     decoder = json_codec.JsonCodec(contract)
     return Served(
         contract=contract,
-        predict=model.predict,
+        predict=model.predict_checked,
         decoders={JSON: decoder.decode, CSV: lambda body: csv.decode(contract, body)},
         encoders={
             JSON: lambda outputs: b'{"rows":' + json_codec.encode(outputs) + b"}",
@@ -56,12 +56,12 @@ def load(folder: Path) -> Served:
     )
 
 
-def _row_seconds(model: Predictor, golden: Golden) -> float:
+def _row_seconds(model: Model, golden: Golden) -> float:
     """Return how long one row takes: the best of a few, as the first ones still warm up."""
     row = {name: values[:1] for name, values in golden.inputs.items()}
     best = float("inf")
     for _ in range(WARM_UPS):
         started = time.perf_counter()
-        model.predict(row)
+        model.predict_checked(row)
         best = min(best, time.perf_counter() - started)
     return best

@@ -20,6 +20,7 @@ from modelyard.contracts import Columns
 from modelyard.data import Field
 from modelyard.errors import ContractError
 from modelyard.packages.contract import Contract, coerce, describe, shown, text_array, type_text
+from modelyard.packages.table import Table
 
 __all__ = ["JsonCodec", "Layout", "decode", "encode"]
 
@@ -46,6 +47,10 @@ class JsonCodec:
         table = msgspec.defstruct("Table", all_rows, rename=keys)
         body = msgspec.defstruct("Body", [("rows", list[row] | None, None), ("columns", table | None, None)])  # type: ignore[valid-type]
         self._keys = tuple(keys)
+        self._names = tuple(keys.values())
+        kinds = {field.dtype for field in contract.inputs}
+        self._matrix = kinds in ({"float32"}, {"float64"}) and not any(field.shape for field in contract.inputs)
+        self._narrow = kinds == {"float32"}
         self._decoder = msgspec.json.Decoder(body | list[row])  # type: ignore[valid-type]
 
     def decode(self, body: bytes | bytearray | memoryview, max_rows: int | None = None) -> Columns:
@@ -71,6 +76,8 @@ class JsonCodec:
         rows = decoded if isinstance(decoded, list) else decoded.rows
         if rows is not None:
             _limit(len(rows), max_rows)
+            if self._matrix and rows and (table := self._table(rows)) is not None:
+                return table
             lists = [[getattr(row, key) for row in rows] for key in self._keys]
         elif decoded.columns is not None:
             lists = [getattr(decoded.columns, key) for key in self._keys]
@@ -81,7 +88,18 @@ class JsonCodec:
             field.name: coerce(field, _array(field, values))
             for field, values in zip(self.contract.inputs, lists, strict=True)
         }
-        return self.contract.check(columns)
+        # Rows of the typed decoder have every field; lists by column may differ in length.
+        return columns if rows is not None else self.contract.check(columns)
+
+    def _table(self, rows: list[Any]) -> Table | None:
+        """Return rows of nothing but floats as one array, or None where one of them is past the range of float32."""
+        matrix = np.array([msgspec.structs.astuple(row) for row in rows], dtype=np.float64)
+        if self._narrow:
+            with np.errstate(over="ignore"):
+                matrix = matrix.astype(np.float32)
+            if np.isinf(matrix).any():
+                return None
+        return Table(self._names, matrix)
 
     def _misfit(self, message: str) -> ContractError:
         match = _PATH.match(message)

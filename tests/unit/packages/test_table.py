@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from modelyard.data import Field
+from modelyard.errors import ContractError
+from modelyard.packages.assemble import assemble
+from modelyard.packages.codecs.json import JsonCodec
+from modelyard.packages.contract import Contract
+from modelyard.packages.table import Table
+
+FIELDS = (Field("a", "float32"), Field("b", "float32"))
+
+
+def codec(*fields):
+    return JsonCodec(Contract(fields, (Field("y", "float32"),)))
+
+
+def body(*rows):
+    return json.dumps({"rows": [dict(zip("ab", row, strict=True)) for row in rows]}).encode()
+
+
+def test_rows_of_one_float_type_are_decoded_into_one_array():
+    columns = codec(*FIELDS).decode(body((1.5, 2), (None, -3.25)))
+    assert isinstance(columns, Table)
+    assert {name: values.tolist() for name, values in columns.items() if name == "b"} == {"b": [2.0, -3.25]}
+    np.testing.assert_array_equal(columns["a"], np.array([1.5, np.nan], dtype=np.float32))
+    assert assemble(FIELDS, columns) is columns.matrix
+
+
+def test_another_order_of_the_columns_is_joined_anew():
+    columns = codec(*FIELDS).decode(body((1.0, 2.0)))
+    np.testing.assert_array_equal(assemble(FIELDS[::-1], columns), [[2.0, 1.0]])
+
+
+def test_a_number_past_float32_is_refused_with_its_row_and_field():
+    with pytest.raises(ContractError) as caught:
+        codec(*FIELDS).decode(body((1.0, 2.0), (1.0, 1e39)))
+    assert caught.value.where == "row 1, field 'b'"
+
+
+@pytest.mark.parametrize("other", [Field("b", "int64"), Field("b", "float64"), Field("b", "float32", (1,))])
+def test_columns_of_different_types_are_no_table(other):
+    given = (1.0, [2.0]) if other.shape else (1.0, 2)
+    columns = codec(FIELDS[0], other).decode(body(given))
+    assert not isinstance(columns, Table)
+    assert columns["b"].dtype == other.dtype

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -25,6 +26,16 @@ class TestLocalNames(NamesConformance):
 
     def reopened(self, names: Names) -> Names:
         return Store.open(f"file://{self.folder}").names
+
+
+class TestNamesOfAGroup(TestLocalNames):
+    """Names that share files."""
+
+    @pytest.fixture
+    def names(self) -> Iterator[Names]:
+        store = Store.open(f"file://{self.folder}")
+        with store.group():
+            yield store.names
 
 
 class TestNamesInMemory(NamesConformance):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -35,6 +36,16 @@ class TestLocalObjects(ObjectsConformance):
 
     def flip(self, objects: Objects, digest: str) -> None:
         flip_bit(self.folder / "objects" / digest[:2] / digest[2:])
+
+
+class TestObjectsOfAGroup(TestLocalObjects):
+    """Small objects that share files."""
+
+    @pytest.fixture
+    def objects(self) -> Iterator[Objects]:
+        store = Store.open(f"file://{self.folder}")
+        with store.group():
+            yield store.objects
 
 
 class TestObjectsInMemory(ObjectsConformance):

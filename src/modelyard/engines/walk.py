@@ -153,7 +153,8 @@ class Walk:
         }
         self._journal.run = msgspec.structs.replace(self._journal.run, tasks=waiting)
         self._journal.state(RunState.RUNNING)
-        with self._store.group():
+        # The run's last manifest, whose name is set below, syncs what is left.
+        with self._store.group(sync=False):
             self._loop()
         for record in self._journal.run.tasks.values():
             if not record.state.final:

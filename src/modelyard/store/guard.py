@@ -11,7 +11,7 @@ import shutil
 import socket
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from modelyard.files import storage_error, storage_errors, sync_folder
@@ -96,7 +96,7 @@ class TempArea:
                 descriptor = os.open(area, os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    freed += sum(path.lstat().st_size for path in area.rglob("*") if not path.is_dir())
+                    freed += sum(_freed(path) for path in area.rglob("*"))
                     shutil.rmtree(area)
                 finally:
                     os.close(descriptor)
@@ -120,6 +120,12 @@ class TempArea:
         return str(folder)
 
 
+def _freed(path: Path) -> int:
+    # A parcel goes on living by the links to it.
+    stat = path.lstat()
+    return 0 if stat.st_nlink > 1 else stat.st_size
+
+
 def _leave(folder: str, descriptor: int, owner: int) -> None:
     # A forked child has a copy of this object, and must not take its parent's folder away.
     if owner == os.getpid():
@@ -139,6 +145,8 @@ class Pending:
         self._objects: dict[str, None] = {}
         self._names: dict[str, None] = {}
         self._held = 0
+        self.on_failure: Callable[[], None] = lambda: None
+        """Called when the disk did not take something."""
 
     @property
     def held(self) -> bool:
@@ -154,8 +162,8 @@ class Pending:
         self._names[path] = None
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Let names wait for the end of the block, where everything is synced at once."""
+    def hold(self, *, sync: bool = True) -> Iterator[None]:
+        """Let names wait for the end of the block, where everything is synced at once; or later, by the next name."""
         with self._mutex:
             self._held += 1
         try:
@@ -163,7 +171,7 @@ class Pending:
         finally:
             with self._mutex:
                 self._held -= 1
-            if not self.held:
+            if sync and not self.held:
                 self.sync()
 
     def sync(self) -> None:
@@ -180,10 +188,11 @@ class Pending:
                 return
             try:
                 _sync_each(objects)
+                _sync_each(names)
             except BaseException:
                 self._names = names | self._names
+                self.on_failure()
                 raise
-            _sync_each(names)
 
 
 def _sync_together(paths: dict[str, None]) -> bool:
@@ -216,13 +225,18 @@ def _unwritten() -> float:
 
 def _sync_each(paths: dict[str, None]) -> None:
     folders: dict[str, None] = {}
+    synced: set[tuple[int, int]] = set()
     for path in paths:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
         try:
-            os.fsync(descriptor)
+            stat = os.fstat(descriptor)
+            # Paths that are links to one parcel are synced with it.
+            if (stat.st_dev, stat.st_ino) not in synced:
+                os.fsync(descriptor)
+                synced.add((stat.st_dev, stat.st_ino))
         except OSError as error:
             with contextlib.suppress(IsADirectoryError):
                 os.unlink(path)

@@ -1,8 +1,8 @@
 """Objects and names on a local file system: `objects/ab/cdef…`, `names/…`, `tmp/`, and one lock.
 
-The order of writes is what makes it safe. An object is written under `tmp/` and renamed to its digest: a process that
-is killed leaves an object whole or not at all. A name is written after every object before it was synced: after a
-power cut no name leads to an object that never reached the disk.
+The order of writes is what makes it safe. An object is written under `tmp/` and renamed to its digest, or linked to a
+parcel that holds it already: a process that is killed leaves an object whole or not at all. A name is written after
+every object before it was synced: after a power cut no name leads to an object that never reached the disk.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -19,6 +20,7 @@ from modelyard.files import blake3_bytes, blake3_file, storage_error, storage_er
 from modelyard.store.guard import Gate, Pending, TempArea
 from modelyard.store.index import StatIndex, stamp_of
 from modelyard.store.intake import copy_and_hash
+from modelyard.store.parcel import MAGIC, NAME, OBJECT, PARCEL_BYTES, SMALL_ENTRY, Parcels, find
 from modelyard.store.parts import Parts
 
 __all__ = [
@@ -72,7 +74,7 @@ def decode_name(path: str) -> str:
 
 
 class LocalObjects:
-    """Objects as read-only files named by their digest.
+    """Objects as read-only files named by their digest; small ones that are put in a group share files.
 
     Args:
         root: The store's folder.
@@ -80,32 +82,43 @@ class LocalObjects:
         temp: Where objects are written before they are renamed into place.
         gate: The store's lock.
         pending: Takes note of what has to be synced.
+        parcels: Takes small objects that are put in a group. Default: each object has a file of its own.
     """
 
-    def __init__(self, root: Path, index: StatIndex, temp: TempArea, gate: Gate, pending: Pending) -> None:
+    def __init__(
+        self, root: Path, index: StatIndex, temp: TempArea, gate: Gate, pending: Pending, parcels: Parcels | None = None
+    ) -> None:
         self._root = f"{root}/objects"
         self._index = index
         self._temp = temp
         self._gate = gate
         self._pending = pending
+        self._parcels = parcels
 
     def put(self, data: bytes | memoryview) -> str:
         """Keep the bytes and return their digest."""
         digest = blake3_bytes(data)
         path = self._path(digest)
         if not self._present(path, len(data)):
-            temp = self._temp.file()
-            try:
-                descriptor = os.open(temp, _WRITE, 0o444)
-                try:
-                    write_all(descriptor, data)
-                finally:
-                    os.close(descriptor)
-                self._place(temp, path)
-            except OSError as error:
-                _discard(temp)
-                raise storage_error(path, error) from error
+            parcels = self._parcels if len(data) <= SMALL_ENTRY and self._pending.held else None
+            if parcels and parcels.keep(OBJECT, digest, data, path, partial(_link, self._pending.object)):
+                self._pending.object(path)
+            else:
+                self._write(data, path)
         return digest
+
+    def _write(self, data: bytes | memoryview, path: str) -> None:
+        temp = self._temp.file()
+        try:
+            descriptor = os.open(temp, _WRITE, 0o444)
+            try:
+                write_all(descriptor, data)
+            finally:
+                os.close(descriptor)
+            self._place(temp, path)
+        except OSError as error:
+            _discard(temp)
+            raise storage_error(path, error) from error
 
     def put_file(self, path: Path) -> str:
         """Keep a file's bytes and return their digest; the copy is hashed, so a file that changes does no harm."""
@@ -144,20 +157,20 @@ class LocalObjects:
     def get(self, digest: str) -> bytes:
         """Return the bytes, verified."""
         path = self._path(check_digest(digest))
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except FileNotFoundError:
-            raise missing(digest) from None
-        except OSError as error:
-            raise storage_error(path, error) from error
-        if blake3_bytes(data) != digest:
-            raise damaged(digest, path)
-        return data
+        data = self._read(path)
+        if data is None:
+            raise missing(digest)
+        # A file of its own may begin like a parcel, too; then it holds no entry of its own digest.
+        inner = find(data, OBJECT, digest)
+        for found in (data,) if inner is None else (inner, data):
+            if blake3_bytes(found) == digest:
+                return found
+        raise damaged(digest, path)
 
     def fetch(self, digest: str) -> Path:
         """Return the object's own file, verified once for each stamp it has."""
         path = self._path(check_digest(digest))
+        self._unpack(digest, path)
         try:
             stamp = stamp_of(os.stat(path))
         except FileNotFoundError:
@@ -174,20 +187,18 @@ class LocalObjects:
     def head(self, digest: str, count: int) -> bytes:
         """Return the first bytes, not verified; nothing where the object is not there."""
         path = self._path(check_digest(digest))
-        try:
-            with open(path, "rb") as file:
-                return file.read(count)
-        except FileNotFoundError:
-            return b""
-        except OSError as error:
-            raise storage_error(path, error) from error
+        data = self._read(path, max(count, len(MAGIC))) or b""
+        if data.startswith(MAGIC):
+            with contextlib.suppress(NotFoundError):
+                return self.get(digest)[:count]
+        return data[:count]
 
     def check(self, digest: str) -> None:
         """Hash the object again, whatever is remembered of it."""
         path = self._path(check_digest(digest))
         if not os.path.exists(path):
             raise missing(digest)
-        if blake3_file(Path(path)) != digest:
+        if blake3_file(Path(path)) != digest and self._inner(digest, path) is None:
             raise damaged(digest, path)
 
     def exists(self, digest: str) -> bool:
@@ -206,8 +217,8 @@ class LocalObjects:
 
     def list(self) -> Iterator[tuple[str, int]]:
         """Yield every object as digest and size, sorted by digest."""
-        for digest, stat in self._scan():
-            yield digest, stat.st_size
+        for digest, size, _ in self.written():
+            yield digest, size
 
     def delete(self, digest: str) -> None:
         """Remove an object."""
@@ -218,7 +229,11 @@ class LocalObjects:
     def written(self) -> Iterator[tuple[str, int, float]]:
         """Yield digest, size and the time of the last put, in seconds since 1970."""
         for digest, stat in self._scan():
-            yield digest, stat.st_size, stat.st_mtime
+            size = stat.st_size
+            if stat.st_nlink > 1 or len(MAGIC) < size <= PARCEL_BYTES:
+                inner = self._inner(digest, self._path(digest))
+                size = size if inner is None else len(inner)
+            yield digest, size, stat.st_mtime
 
     def expire(self, digest: str, before: float) -> bool:
         """Remove an object unless it was put at or after `before`; say whether it is gone. Call it with the gate."""
@@ -239,6 +254,32 @@ class LocalObjects:
     def _path(self, digest: str) -> str:
         return f"{self._root}/{digest[:2]}/{digest[2:]}"
 
+    def _read(self, path: str, count: int = -1) -> bytes | None:
+        try:
+            with open(path, "rb", buffering=0) as file:
+                return file.read(count)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_error(path, error) from error
+
+    def _inner(self, digest: str, path: str) -> bytes | None:
+        """Return an object that lies in a parcel, verified; None where it has a file of its own."""
+        if self._read(path, len(MAGIC)) != MAGIC:
+            return None
+        found = find(self._read(path, PARCEL_BYTES) or b"", OBJECT, digest)
+        return found if found is not None and blake3_bytes(found) == digest else None
+
+    def _in_parcel(self, path: str, size: int) -> bool:
+        inner = self._inner("".join(path.rsplit("/", 2)[-2:]), path)
+        return inner is not None and len(inner) == size
+
+    def _unpack(self, digest: str, path: str) -> None:
+        """Give an object that lies in a parcel a file of its own."""
+        inner = self._inner(digest, path)
+        if inner is not None:
+            self._write(inner, path)
+
     def _present(self, path: str, size: int) -> bool:
         """Say whether an object is there and may be relied on; a file cut short by a power cut is not."""
         try:
@@ -248,7 +289,7 @@ class LocalObjects:
         except OSError as error:
             raise storage_error(path, error) from error
         age = time.time() - stat.st_mtime
-        if stat.st_size != size:
+        if stat.st_size != size and not self._in_parcel(path, size):
             return False
         if age < _YOUNG_SECONDS:
             # Whoever wrote it may not have synced it yet, and our name may come first.
@@ -276,43 +317,54 @@ class LocalNames:
         root: The store's folder.
         temp: Where a name is written before it is renamed into place.
         pending: Syncs the objects that a name may lead to before the name appears.
+        parcels: Takes names that are set for the first time in a group.
     """
 
-    def __init__(self, root: Path, temp: TempArea, pending: Pending) -> None:
+    def __init__(self, root: Path, temp: TempArea, pending: Pending, parcels: Parcels) -> None:
         self._root = f"{root}/names"
         self._temp = temp
         self._pending = pending
+        self._parcels = parcels
 
     def set(self, name: str, digest: str) -> None:
         """Point a name at a digest."""
-        path = f"{self._root}/{encode_name(name)}"
-        if not self._pending.held:
-            self._pending.sync()
+        key, data = encode_name(name), check_digest(digest).encode()
+        path = f"{self._root}/{key}"
+        if self._pending.held:
+            if not self._parcels.keep(NAME, key, data, path, partial(_link, self._pending.name)):
+                self._write(data, path)
+            self._pending.name(path)
+            return
+        self._pending.sync()
+        self._write(data, path)
+        self._pending.name(path)
+        self._pending.sync()
+
+    def _write(self, data: bytes, path: str) -> None:
         temp = self._temp.file()
         try:
             descriptor = os.open(temp, _WRITE, 0o666)
             try:
-                write_all(descriptor, check_digest(digest).encode())
+                write_all(descriptor, data)
             finally:
                 os.close(descriptor)
             _rename(temp, path, self._pending.name)
         except OSError as error:
             _discard(temp)
             raise storage_error(path, error) from error
-        self._pending.name(path)
-        if not self._pending.held:
-            self._pending.sync()
 
     def get(self, name: str) -> str | None:
         """Return the digest that a name points at, or None."""
-        path = f"{self._root}/{encode_name(name)}"
+        key = encode_name(name)
+        path = f"{self._root}/{key}"
         try:
-            with open(path, "rb") as file:
-                digest = file.read().decode("ascii", "replace")
+            with open(path, "rb", buffering=0) as file:
+                data = file.read()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise storage_error(path, error) from error
+        digest = (find(data, NAME, key) or data).decode("ascii", "replace")
         # Only a power cut in a held group can leave a name without its content; it then counts as never set.
         return digest if len(digest) == 64 else None
 
@@ -342,9 +394,12 @@ def open_local(root: Path) -> Parts:
     """Return the parts of a store in a local folder; nothing is made until it is used."""
     gate, pending = Gate(root / "lock"), Pending()
     index, temp = StatIndex(root / "cache" / "stat"), TempArea(root / "tmp", gate)
+    parcels = Parcels(temp)
+    # Whether the rest of a file is sound that the disk did not take, nobody knows: nothing is added to it.
+    pending.on_failure = parcels.close
     return Parts(
-        objects=LocalObjects(root, index, temp, gate, pending),
-        names=LocalNames(root, temp, pending),
+        objects=LocalObjects(root, index, temp, gate, pending, parcels),
+        names=LocalNames(root, temp, pending, parcels),
         cache=root / "cache",
         index=index,
         temp=temp,
@@ -382,11 +437,20 @@ def _unless_missing(path: str) -> Iterator[None]:
 
 def _rename(temp: str, path: str, note: Callable[[str], None]) -> None:
     """Rename; where the target's folder is missing, make it, and note every folder that got an entry by that."""
+    _placed(os.rename, temp, path, note)
+
+
+def _link(note: Callable[[str], None], source: str, path: str) -> None:
+    """Link a path to a file; else as `_rename`. Raises FileExistsError where something lies at the path."""
+    _placed(os.link, source, path, note)
+
+
+def _placed(place: Callable[[str, str], None], temp: str, path: str, note: Callable[[str], None]) -> None:
     try:
-        os.rename(temp, path)
+        place(temp, path)
     except FileNotFoundError:
         _make_folder(os.path.dirname(path), note)
-        os.rename(temp, path)
+        place(temp, path)
 
 
 def _make_folder(folder: str, note: Callable[[str], None]) -> None:

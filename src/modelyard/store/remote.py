@@ -19,7 +19,7 @@ from typing import Any
 import fsspec
 
 from modelyard.errors import IntegrityError, MissingExtraError, ModelyardError, SettingsError, StorageError
-from modelyard.files import blake3_bytes, blake3_file, storage_error
+from modelyard.files import blake3_bytes, blake3_file, storage_error, storage_errors
 from modelyard.store.guard import Gate, Pending, TempArea
 from modelyard.store.index import StatIndex
 from modelyard.store.local import (
@@ -31,6 +31,7 @@ from modelyard.store.local import (
     encode_name,
     missing,
 )
+from modelyard.store.parcel import MAGIC, NAME, OBJECT, find
 from modelyard.store.parts import Parts
 
 __all__ = ["FsspecNames", "FsspecObjects", "open_parts"]
@@ -125,9 +126,7 @@ class FsspecObjects:
         key = self._key(digest)
         with _remote_errors(key, digest):
             data: bytes = self._system.cat_file(key)
-        if blake3_bytes(data) != digest:
-            raise damaged(digest, key)
-        return data
+        return _verified(data, digest, key)
 
     def fetch(self, digest: str) -> Path:
         """Return a file in the local cache, downloaded and verified first where it is not there or damaged."""
@@ -136,13 +135,9 @@ class FsspecObjects:
             with contextlib.suppress(ModelyardError):
                 return self._cache.fetch(digest)
             self._cache.delete(digest)
-        key = self._key(digest)
         temp = Path(self._cache.unused())
         try:
-            with _remote_errors(key, digest):
-                self._system.get_file(key, str(temp))
-            if blake3_file(temp) != digest:
-                raise damaged(digest, key)
+            self._download(digest, temp)
             self._cache.take_file(temp)
         finally:
             temp.unlink(missing_ok=True)
@@ -153,20 +148,17 @@ class FsspecObjects:
         key = self._key(check_digest(digest))
         with _remote_errors(key):
             try:
-                data: bytes = self._system.cat_file(key, start=0, end=count)
+                data: bytes = self._system.cat_file(key, start=0, end=max(count, len(MAGIC)))
+                return (self.get(digest) if data.startswith(MAGIC) else data)[:count]
             except FileNotFoundError:
                 return b""
-        return data
 
     def check(self, digest: str) -> None:
         """Download the object, whether or not it is in the cache, and hash it again."""
-        key = self._key(check_digest(digest))
+        check_digest(digest)
         temp = Path(self._cache.unused())
         try:
-            with _remote_errors(key, digest):
-                self._system.get_file(key, str(temp))
-            if blake3_file(temp) != digest:
-                raise damaged(digest, key)
+            self._download(digest, temp)
         finally:
             temp.unlink(missing_ok=True)
         if self._cache.exists(digest):
@@ -220,6 +212,15 @@ class FsspecObjects:
         self._cache.delete(digest)
         return True
 
+    def _download(self, digest: str, temp: Path) -> None:
+        """Write an object to a new local file, verified."""
+        key = self._key(digest)
+        with _remote_errors(key, digest):
+            self._system.get_file(key, str(temp))
+        if blake3_file(temp) != digest:
+            with storage_errors(temp):
+                temp.write_bytes(_verified(temp.read_bytes(), digest, key))
+
     def _present(self, key: str, size: int | None) -> bool:
         """Say whether the object is there, whole, and young enough to be safe from collection."""
         try:
@@ -271,10 +272,10 @@ class FsspecNames:
         key = f"{self._root}/{encode_name(name)}"
         with _remote_errors(key):
             try:
-                digest: str = self._system.cat_file(key).decode("ascii", "replace")
+                data = self._system.cat_file(key)
             except FileNotFoundError:
                 return None
-        return digest if len(digest) == 64 else None
+        return _pointed(data, encode_name(name))
 
     def delete(self, name: str) -> None:
         """Remove a name."""
@@ -296,8 +297,22 @@ class FsspecNames:
             # One call: file systems that can, read all of them side by side.
             contents = self._system.cat(list(chosen.values()), on_error="omit") if chosen else {}
         for name, key in chosen.items():
-            if key in contents:
-                yield name, contents[key].decode("ascii", "replace")
+            digest = _pointed(contents[key], encode_name(name)) if key in contents else None
+            if digest is not None:
+                yield name, digest
+
+
+def _verified(data: bytes, digest: str, key: str) -> bytes:
+    """Return an object's bytes out of a file's; a folder that was copied here may hold parcels."""
+    for found in (data, find(data, OBJECT, digest)):
+        if found is not None and blake3_bytes(found) == digest:
+            return found
+    raise damaged(digest, key)
+
+
+def _pointed(data: bytes, path: str) -> str | None:
+    digest = (find(data, NAME, path) or data).decode("ascii", "replace")
+    return digest if len(digest) == 64 else None
 
 
 def _written(info: dict[str, Any]) -> float:

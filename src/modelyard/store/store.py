@@ -197,10 +197,14 @@ class Store:
         self._pending.sync()
 
     @contextlib.contextmanager
-    def group(self) -> Iterator[None]:
+    def group(self, *, sync: bool = True) -> Iterator[None]:
         """Let the names that are set in the block wait for its end, where all is synced together.
 
-        Every put and every name still survives the death of the process at once.
+        Every put and every name still survives the death of the process at once. Small ones share files, which saves
+        most of their cost where there are many.
+
+        Args:
+            sync: False where a name is set right after the block, which syncs all that was written before.
         """
-        with self._pending.hold():
+        with self._pending.hold(sync=sync):
             yield

@@ -44,6 +44,17 @@ while True:
     print(digest, f"runs/{seed}-{number}", flush=True)
 """
 
+_GROUPER = """
+import os, sys
+from modelyard.store.store import Store
+store = Store.open(f"file://{sys.argv[1]}")
+with store.group():
+    for number in range(100_000):
+        digest = store.objects.put(os.urandom(200 + number % 700))
+        store.names.set(f"cache/{sys.argv[2]}-{number}", digest)
+        print(digest, f"cache/{sys.argv[2]}-{number}", flush=True)
+"""
+
 _PUTTER = """
 import sys
 from pathlib import Path
@@ -85,6 +96,25 @@ def test_what_was_said_to_be_added_survives_kill_9(tmp_path: Path) -> None:
     assert len(leftovers) >= 8
     assert all(not path.exists() for path in leftovers if "-" + str(os.getpid()) + "-" not in path.name)
     assert list(verify(store)) == []
+
+
+def test_what_was_said_to_be_in_a_group_survives_kill_9(tmp_path: Path) -> None:
+    store = Store.open(f"file://{tmp_path}/store")
+    said: list[list[str]] = []
+    for seed in range(8):
+        process = start(_GROUPER, tmp_path / "store", seed)
+        assert process.stdout is not None
+        wanted = random.Random(seed).randrange(1, 200)
+        said += [process.stdout.readline().split() for _ in range(wanted)]
+        process.send_signal(signal.SIGKILL)
+        said += [line.split() for line in process.stdout.read().splitlines()]
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    assert list(verify(store)) == []
+    collect(store, dry_run=False, grace=-1)
+    assert list(verify(store)) == []
+    assert all(store.names.get(name) == digest and store.objects.get(digest) for digest, name in said)
+    assert len({path.stat().st_ino for path in (tmp_path / "store/objects").rglob("*") if path.is_file()}) < len(said)
 
 
 def test_many_processes_may_put_the_same_things_at_once(tmp_path: Path) -> None:

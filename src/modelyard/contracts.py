@@ -6,7 +6,7 @@ conformance suite of the same name in `modelyard.testing`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -21,6 +21,7 @@ __all__ = [
     "Columns",
     "Context",
     "Executor",
+    "Expecting",
     "Flavour",
     "Listener",
     "Materializer",
@@ -136,6 +137,14 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Stop every worker and give back what was held; closing twice is no error."""
+
+
+@runtime_checkable
+class Expecting(Protocol):
+    """What an executor may have beyond `Executor`."""
+
+    def expect(self, modules: Iterable[str]) -> None:
+        """Take note of modules that later tasks of a run will import; they may be imported ahead."""
 
 
 @runtime_checkable

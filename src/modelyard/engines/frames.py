@@ -14,7 +14,7 @@ import msgspec
 
 from modelyard.records import Event, TaskCall, TaskResult
 
-__all__ = ["Channel", "Decoder", "Done", "Message", "Ready", "Run", "Told"]
+__all__ = ["Channel", "Decoder", "Done", "Message", "Prepare", "Ready", "Run", "Told"]
 
 _LENGTH = struct.Struct(">I")
 
@@ -26,6 +26,12 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The worker has started and waits for a task."""
 
     pid: int
+
+
+class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
+    """The worker shall import modules that a later task will need; it does not answer."""
+
+    modules: list[str]
 
 
 class Run(msgspec.Struct, frozen=True, tag="run"):
@@ -46,7 +52,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     result: TaskResult
 
 
-Message = Ready | Run | Told | Done
+Message = Ready | Prepare | Run | Told | Done
 
 
 class Decoder:

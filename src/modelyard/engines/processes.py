@@ -1,7 +1,8 @@
 """Runs tasks in warm worker processes: what kills one of them kills one task, and nothing else.
 
 Each of N slots is a thread that owns at most one worker (`guardian.py` over `worker.py`). It starts the worker when it
-has its first task, keeps it for the next ones, and replaces it after a crash, a timeout or a cancellation.
+has its first task, keeps it for the next ones, and replaces it after a crash, a timeout or a cancellation. While a task
+runs, a worker that would be idle imports what a later one is known to need.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Future, InvalidStateError
 from pathlib import Path
 
@@ -26,7 +28,7 @@ import msgspec
 from modelyard.contracts import Listener
 from modelyard.engines import guardian
 from modelyard.engines.capture import Lines, TaskLog, note_placement
-from modelyard.engines.frames import Channel, Done, Ready, Run, Told
+from modelyard.engines.frames import Channel, Done, Prepare, Ready, Run, Told
 from modelyard.engines.inline import timed_out
 from modelyard.engines.task import workdir_of
 from modelyard.errors import InputError, ModelyardError, RunError, WorkerLostError
@@ -55,6 +57,7 @@ class _Job:
         self.emit = emit
         self.future: Future[TaskResult] = Future()
         self.cancelled = False
+        self.module = call.call.partition(":")[0]
         self.slot: _Slot | None = None
 
     def end(self, result: TaskResult | BaseException) -> None:
@@ -83,13 +86,22 @@ class ProcessExecutor:
         self._waiting: deque[_Job] = deque()
         self._running: dict[str, _Job] = {}
         self._slots: list[_Slot] = []
-        self._idle = 0
+        self._expected: frozenset[str] = frozenset()
         self._closed = False
 
     @property
     def capacity(self) -> int:
         """Number of workers."""
         return self._workers
+
+    def expect(self, modules: Iterable[str]) -> None:
+        """Say what later tasks will import; done ahead, in a worker of its own, once a task runs that needs other code.
+
+        Args:
+            modules: Names of modules that are slow to import, and none of a project.
+        """
+        with self._lock:
+            self._expected = frozenset(modules)
 
     def submit(self, call: TaskCall, emit: Listener) -> Future[TaskResult]:
         """Hand a task to an idle worker, or to the next one that is.
@@ -114,11 +126,12 @@ class ProcessExecutor:
             if self._closed:
                 raise RuntimeError("This executor is closed.")
             self._waiting.append(job)
-            if self._idle < len(self._waiting) and len(self._slots) < self._workers:
-                slot = _Slot(self, len(self._slots))
-                self._slots.append(slot)
-                slot.start()
-            self._lock.notify()
+            if sum(slot.idle and slot.fitness(job.module) > 0 for slot in self._slots) < len(self._waiting):
+                self._add_slot(frozenset())
+            if self._expected and job.module not in self._expected:
+                self._add_slot(self._expected)
+            self._expected = frozenset()
+            self._lock.notify_all()
         return job.future
 
     def cancel(self, task: str) -> None:
@@ -152,33 +165,60 @@ class ProcessExecutor:
     def next_job(self, slot: _Slot) -> _Job | None:
         """Return the next task for a slot, waiting for one; None when the executor is closed."""
         with self._lock:
-            self._idle += 1
-            while not self._waiting and not self._closed:
+            while (job := self._choose(slot)) is None and not self._closed:
                 self._lock.wait()
-            self._idle -= 1
-            if self._closed:
+            slot.idle = False
+            if job is None or self._closed:
                 return None
-            job = self._waiting.popleft()
+            self._waiting.remove(job)
             job.slot = slot
             self._running[job.call.task] = job
+            # What waits may have been left to this slot.
+            self._lock.notify_all()
             return job
+
+    def _choose(self, slot: _Slot) -> _Job | None:
+        """Return the first task that waits and that no other idle slot is better prepared for."""
+        idle = [slot for slot in self._slots if slot.idle]
+        for job in self._waiting:
+            best = max(idle, key=lambda slot: slot.fitness(job.module), default=None)
+            if best is slot:
+                return job
+        return None
+
+    def _add_slot(self, prepared: frozenset[str]) -> None:
+        if len(self._slots) < self._workers:
+            slot = _Slot(self, len(self._slots), prepared)
+            slot.start()
+            self._slots.append(slot)
 
     def done(self, job: _Job) -> None:
         """Take a task off the list of running ones."""
         with self._lock:
             if self._running.get(job.call.task) is job:
                 del self._running[job.call.task]
+            if job.slot is not None:
+                job.slot.idle = True
 
 
 class _Slot(threading.Thread):
     """One thread, and the worker it owns.
 
     The kernel kills a guardian when the thread that started it ends, so a worker never changes its thread.
+
+    Args:
+        pool: Where the tasks come from.
+        number: Of the slot.
+        prepared: What its worker imports before its first task.
     """
 
-    def __init__(self, pool: ProcessExecutor, number: int) -> None:
+    def __init__(self, pool: ProcessExecutor, number: int, prepared: frozenset[str]) -> None:
         super().__init__(name=f"modelyard-slot-{number}", daemon=True)
         self._pool = pool
+        self.idle = True
+        """Whether it takes the next task that fits; guarded by the pool's lock."""
+        self._prepared = prepared
+        self._used = False
         self._worker: _Worker | None = None
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
@@ -187,19 +227,32 @@ class _Slot(threading.Thread):
         with contextlib.suppress(OSError):
             os.write(self._wake_write, b".")
 
+    def fitness(self, module: str) -> int:
+        """Say how well this slot fits a task: best where its module is imported, least where another one is."""
+        return 2 if module in self._prepared else 0 if self._prepared else 1
+
     def run(self) -> None:
         """Run tasks until the executor closes."""
         try:
+            self._prepare()
             while (job := self._pool.next_job(self)) is not None:
                 result = self._settle(job)
                 self._pool.done(job)
                 job.end(result)
         finally:
+            self.idle = False
             if self._worker is not None:
-                self._worker.stop()
+                self._worker.stop(at_once=not self._used)
             write, self._wake_write = self._wake_write, -1
             os.close(write)
             os.close(self._wake_read)
+
+    def _prepare(self) -> None:
+        if self._prepared:
+            # Without it the first task has its worker started as ever, and tells what is wrong.
+            with contextlib.suppress(ModelyardError, OSError):
+                self._worker = _Worker()
+                self._worker.channel.send(Prepare(sorted(self._prepared)))
 
     def _settle(self, job: _Job) -> TaskResult | BaseException:
         try:
@@ -219,6 +272,7 @@ class _Slot(threading.Thread):
         shutil.rmtree(workdir_of(job.call), ignore_errors=True)
 
     def _perform(self, job: _Job) -> TaskResult:
+        self._used = True
         if self._worker is not None and not self._worker.alive():
             self._replace(job)
         if self._worker is None:
@@ -439,11 +493,16 @@ class _Worker:
             self._process.terminate()
             self.wait()
 
-    def stop(self) -> None:
-        """Let an idle worker end, and kill what it left running."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Let an idle worker end, and kill what it left running.
+
+        Args:
+            at_once: Do not wait for what it does: it has had no task.
+        """
         self.channel.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_GRACE_SECONDS)
+        if not at_once:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE_SECONDS)
         self.kill()
         self.release()
 

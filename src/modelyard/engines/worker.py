@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import os
 import signal
 import socket
 import sys
 
-from modelyard.engines.frames import Channel, Done, Ready, Run, Told
+from modelyard.engines.frames import Channel, Done, Prepare, Ready, Run, Told
 from modelyard.engines.task import Workbench, execute
 from modelyard.records import Event
 from modelyard.store.store import Store
@@ -40,7 +41,13 @@ def main(descriptor: int) -> None:
         channel.send(Told(event))
 
     channel.send(Ready(owner))
-    while isinstance(message := channel.receive(), Run):
+    while isinstance(message := channel.receive(), Run | Prepare):
+        if isinstance(message, Prepare):
+            for module in message.modules:
+                # Whatever is wrong with it, the task that needs it says it better.
+                with contextlib.suppress(Exception):
+                    importlib.import_module(module)
+            continue
         call = message.call
         store = stores.get(call.store)
         if store is None:

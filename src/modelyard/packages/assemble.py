@@ -57,10 +57,9 @@ def assemble(fields: Sequence[Field], columns: Columns, *, flat: bool = False) -
     Raises:
         DataError: As for `input_shape`.
     """
-    if isinstance(columns, Table) and columns.matrix.dtype == np.float32 and len(columns) == len(fields):
-        names = [field.name for field in fields]
-        if names == list(columns):
-            matrix: NDArray[np.float32] = columns.matrix
+    if isinstance(columns, Table) and columns.matrix.dtype == np.float32:
+        matrix: NDArray[np.float32] = columns.matrix
+        if columns.names == tuple(field.name for field in fields):
             return matrix
     shape = input_shape(fields, flat=flat)
     if len(fields) == 1:

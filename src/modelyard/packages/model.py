@@ -21,6 +21,7 @@ from modelyard.files import storage_errors, write_atomically
 from modelyard.packages.assemble import assemble, input_shape
 from modelyard.packages.contract import Contract
 from modelyard.packages.flavours.heads import INPUT, SCORES, Head, softmax
+from modelyard.packages.table import Table
 from modelyard.packages.transform import TransformChain
 
 __all__ = ["Model", "ModelInfo", "Runtime", "load_model", "model_outputs", "read_info", "save_model"]
@@ -117,17 +118,21 @@ class Model:
         return self._chunked({field.name: columns[field.name] for field in self.info.inputs}, raw=False)
 
     def _chunked(self, columns: Columns, *, raw: bool) -> dict[str, NDArray[Any]]:
-        rows = len(next(iter(columns.values())))
+        rows = columns.rows if isinstance(columns, Table) else len(next(iter(columns.values())))
         if rows <= _CHUNK:
-            return self._predict(columns, raw=raw)
+            return self._predict(columns, rows, raw=raw)
         parts = []
         for start in range(0, rows, _CHUNK):
-            chunk = {name: values[start : start + _CHUNK] for name, values in columns.items()}
-            parts.append(self._predict(chunk, raw=raw))
+            part = slice(start, start + _CHUNK)
+            if isinstance(columns, Table):
+                chunk: Columns = columns.part(part)
+            else:
+                chunk = {name: values[part] for name, values in columns.items()}
+            parts.append(self._predict(chunk, min(_CHUNK, rows - start), raw=raw))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _predict(self, columns: Columns, *, raw: bool) -> dict[str, NDArray[Any]]:
-        if not len(next(iter(columns.values()))):
+    def _predict(self, columns: Columns, rows: int, *, raw: bool) -> dict[str, NDArray[Any]]:
+        if not rows:
             return {field.name: _empty(field) for field in self.info.outputs}
         if raw and self.transform is not None:
             columns = self.transform.apply(columns)

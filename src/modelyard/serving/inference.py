@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from modelyard.contracts import Columns
 from modelyard.errors import ContractError, ModelyardError
+from modelyard.packages.table import Table
 from modelyard.serving.batching import Batcher
 from modelyard.serving.loading import Served
 from modelyard.serving.logs import Log
@@ -273,7 +274,7 @@ class Taken:
         )
 
     def _count(self, columns: Columns) -> None:
-        self.rows = rows = len(next(iter(columns.values())))
+        self.rows = rows = columns.rows if isinstance(columns, Table) else len(next(iter(columns.values())))
         limit = self._inference.limits.rows
         if rows > limit:
             raise HttpProblem(

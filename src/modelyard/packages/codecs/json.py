@@ -49,8 +49,9 @@ class JsonCodec:
         self._keys = tuple(keys)
         self._names = tuple(keys.values())
         kinds = {field.dtype for field in contract.inputs}
-        self._matrix = kinds in ({"float32"}, {"float64"}) and not any(field.shape for field in contract.inputs)
-        self._narrow = kinds == {"float32"}
+        alike = kinds in ({"float32"}, {"float64"}) and not any(field.shape for field in contract.inputs)
+        self._dtype = np.dtype(kinds.pop()) if alike else None
+        """What all inputs are, where they are nothing but floats of one type."""
         self._decoder = msgspec.json.Decoder(body | list[row])  # type: ignore[valid-type]
 
     def decode(self, body: bytes | bytearray | memoryview, max_rows: int | None = None) -> Columns:
@@ -76,8 +77,9 @@ class JsonCodec:
         rows = decoded if isinstance(decoded, list) else decoded.rows
         if rows is not None:
             _limit(len(rows), max_rows)
-            if self._matrix and rows and (table := self._table(rows)) is not None:
-                return table
+            if self._dtype is not None and rows:
+                matrix = np.array([msgspec.structs.astuple(row) for row in rows], dtype=self._dtype)
+                return Table(self._names, matrix)
             lists = [[getattr(row, key) for row in rows] for key in self._keys]
         elif decoded.columns is not None:
             lists = [getattr(decoded.columns, key) for key in self._keys]
@@ -90,16 +92,6 @@ class JsonCodec:
         }
         # Rows of the typed decoder have every field; lists by column may differ in length.
         return columns if rows is not None else self.contract.check(columns)
-
-    def _table(self, rows: list[Any]) -> Table | None:
-        """Return rows of nothing but floats as one array, or None where one of them is past the range of float32."""
-        matrix = np.array([msgspec.structs.astuple(row) for row in rows], dtype=np.float64)
-        if self._narrow:
-            with np.errstate(over="ignore"):
-                matrix = matrix.astype(np.float32)
-            if np.isinf(matrix).any():
-                return None
-        return Table(self._names, matrix)
 
     def _misfit(self, message: str) -> ContractError:
         match = _PATH.match(message)
@@ -153,7 +145,12 @@ def _row_type(field: Field) -> Any:
     elif field.dtype == "bool":
         kind = bool
     elif field.dtype.startswith("float"):
-        kind = float | None
+        kind = float
+        if field.dtype != "float64":
+            # Checked by the decoder, where it costs nothing; a number past it would become infinity.
+            largest = float(np.finfo(field.dtype).max)
+            kind = Annotated[float, msgspec.Meta(ge=-largest, le=largest)]
+        kind = kind | None
     else:
         # A whole float such as 2.0 is an integer in JSON's eyes, and is one for `coerce` too.
         kind = int | float

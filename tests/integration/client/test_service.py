@@ -167,7 +167,7 @@ def test_an_overload_is_an_error_without_retries_and_passes_with_them(service, c
     service.client.swap("m", "v1", service.package(factor=2))
     host, port = service.client.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as unfinished:
-        unfinished.sendall(b"POST /v1/models/m/predict HTTP/1.1\r\nhost: x\r\ncontent-length: 20\r\n\r\n")
+        unfinished.sendall(b"POST /v1/models/m/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 20\r\n\r\n")
         service.until(lambda: b"\nmodelyard_in_flight 1.0\n" in service.request("GET", "/metrics").body)
         with pytest.raises(OverloadedError) as caught:
             connect(service.client.url, retries=Retries(attempts=1)).predict("m", {"x": [1.0]})
@@ -248,10 +248,10 @@ def test_killed_workers_are_not_seen_by_who_asks_again(service, kind):
     service.all_accept()
     with Stream(service.client.url, kind) as stream:
         stream.more(service.until)
-        for _ in range(3):
+        for killed in (1, 2, 3):
             os.kill(service.all_accept()[0], signal.SIGKILL)
             stream.more(service.until)
-        service.until(lambda: service.client.status().restarts == 3)
+            service.until(lambda killed=killed: service.client.status().restarts == killed)
         stream.more(service.until)
     assert stream.failures == []
 

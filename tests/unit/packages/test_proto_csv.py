@@ -116,6 +116,16 @@ def test_a_singular_field_takes_the_first_column_and_the_last_row_that_has_one()
     assert made("message In { int64 a = 1; }", "a,a\n1,2\n3,4\n,6\n") == {"a": "3"}
 
 
+def test_an_empty_cell_does_not_shift_columns_side_by_side() -> None:
+    text = "message In { repeated int64 n = 1; repeated double x = 2; repeated string s = 3; repeated bytes y = 4; }"
+    assert made(text, "n,x,s\n1,,a\n2,1.5,\n") == {"n": ["1", "2"], "x": [1.5], "s": ["a"]}
+    assert made(text, "n,x,s\n1,,a\n2,1.5\n", aligned=True) == {"n": ["1", "2"], "x": ["NaN", 1.5], "s": ["a", ""]}
+    for column in "ny":
+        with pytest.raises(ContractError, match="got ''") as caught:
+            made(text, f"x,{column}\n1,\n", aligned=True)
+        assert caught.value.where == f"row 0, column {column!r}"
+
+
 def test_nested_messages_are_filled_from_the_same_row_by_leaf_name() -> None:
     text = (
         "message In { repeated Row rows = 1; } message Row { int64 id = 1; Where where = 2; repeated Tag tags = 3; }"
@@ -184,7 +194,7 @@ def test_bad_rows_are_told_one_by_one_when_asked() -> None:
     )
     reading = from_csv(kind_of(text), b"a,x\n1,0.5\n2,bad\n3,1.5\nbad,2\n5,1,extra\n6,3\n", errors="rows")
     assert [(row.a, row.d.x) for row in reading.message.rows] == [(1, 0.5), (3, 1.5), (6, 3)]  # type: ignore[attr-defined]
-    assert reading.rows == 6
+    assert (reading.rows, reading.kept) == (6, [0, 2, 5])
     assert {row: error.where for row, error in reading.refused.items()} == {
         1: "row 1, column 'x'",
         3: "row 3, column 'a'",

@@ -92,6 +92,11 @@ class Bridge:
         """The layouts of the input and of the output message."""
         return self._given.layout, self._result.layout
 
+    @property
+    def aligned(self) -> bool:
+        """Whether the input message holds columns side by side, for `from_csv`."""
+        return self._given.layout == "columns"
+
     def columns(self, message: Message, max_rows: int | None = None) -> Columns:
         """Return the contract's columns of an input message.
 

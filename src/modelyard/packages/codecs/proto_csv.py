@@ -15,7 +15,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -71,6 +71,11 @@ class CsvReading:
     rows: int
     refused: Mapping[int, ContractError]
 
+    @property
+    def kept(self) -> list[int]:
+        """The rows that the message is made from: answer `i` of a message of rows is that of row `kept[i]`."""
+        return [row for row in range(self.rows) if row not in self.refused]
+
 
 def from_csv(
     kind: Descriptor,
@@ -78,6 +83,7 @@ def from_csv(
     *,
     errors: Literal["refuse", "rows"] = "refuse",
     max_rows: int | None = None,
+    aligned: bool = False,
 ) -> CsvReading:
     """Return the message of a kind that a CSV file holds.
 
@@ -89,6 +95,8 @@ def from_csv(
         body: RFC 4180 in UTF-8 with a header; a byte order mark is skipped, and LF reads as CRLF.
         errors: `refuse` the whole file for one bad cell, or leave out the bad `rows` and tell of each.
         max_rows: How many rows a request may have; None for any number.
+        aligned: The repeated scalars of the message are columns side by side (`Bridge.aligned`), which an empty cell
+            must not shift: it is NaN for floats, the empty text for texts, and an error elsewhere.
 
     Raises:
         ContractError: It is empty, not UTF-8, not CSV, has too many rows, or a cell does not fit; `where` names row and
@@ -97,6 +105,8 @@ def from_csv(
     header, rows = _read(kind, bytes(body), max_rows)
     budget = iter(range(MAXIMUM_LEAVES))
     plan = _plan(kind, _places(header), (), budget)
+    if aligned:
+        plan = replace(plan, many=tuple(replace(cell, filler=_filler(cell.field)) for cell in plan.many))
     if len(rows) * plan.elements() > MAXIMUM_ELEMENTS:
         raise ContractError(
             f"The file would make more than {MAXIMUM_ELEMENTS} messages.", remedy="Send the rows in several requests."
@@ -125,18 +135,23 @@ class _Cell:
     header: str
     columns: tuple[int, ...]
     reader: _Reader
+    filler: _Reader | None = None
+    """What an empty cell stands for; None leaves it out."""
 
     def values(self, index: int, row: Sequence[str]) -> list[Any]:
+        """Return what the row's cells hold; raises ContractError for one that does not fit."""
         values = []
         for column in self.columns:
-            if column < len(row) and (cell := row[column]):
+            cell = row[column] if column < len(row) else ""
+            reader = self.reader if cell else self.filler
+            if reader is not None:
                 try:
-                    values.append(self.reader(cell))
+                    values.append(reader(cell))
                 except (ValueError, OverflowError):
                     raise ContractError(
                         f"Expected {type_name(self.field)}; got {shown(cell)}.",
                         where=f"row {index}, column {self.header!r}",
-                        remedy=f"Give {self.header!r} as {type_name(self.field)}, or leave the cell empty.",
+                        remedy=f"Give {self.header!r} as {type_name(self.field)}.",
                     ) from None
         return values
 
@@ -235,6 +250,14 @@ def _cell(field: FieldDescriptor, places: Mapping[str, tuple[int, ...]]) -> _Cel
     return _Cell(field, field.name, columns if field.is_repeated else columns[:1], _reader(field))
 
 
+def _filler(field: FieldDescriptor) -> _Reader:
+    if field.type == FieldDescriptor.TYPE_STRING:
+        return str
+    if field.cpp_type in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
+        return lambda _: math.nan
+    return _refuse
+
+
 def _places(header: Sequence[str]) -> dict[str, tuple[int, ...]]:
     places: dict[str, tuple[int, ...]] = {}
     for index, name in enumerate(header):
@@ -316,6 +339,10 @@ def _reader_of_text(kind: Descriptor) -> _Reader:
         return message
 
     return read
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(text)
 
 
 def _number(text: str) -> float:

@@ -70,6 +70,13 @@ class TransformChain:
         Raises:
             DataError: An operation names a column that is not there or does not fit it, or can't learn from the data.
         """
+        return cls.fit_apply(operations, train, upstream)[0]
+
+    @classmethod
+    def fit_apply(
+        cls, operations: Sequence[Mapping[str, Any]], train: Dataset, upstream: TransformChain | None = None
+    ) -> tuple[TransformChain, dict[str, NDArray[Any]]]:
+        """Do as `fit`, and return also the features of `train` as the new operations leave them: fitting makes them."""
         columns: Columns = train.features
         fields = {field.name: field for field in schema_of(columns)}
         fitted = []
@@ -83,7 +90,7 @@ class TransformChain:
             fields = operation.outputs(fields)
             fitted.append(operation)
         own = cls(schema_of(train.features), fitted)
-        return own if upstream is None else upstream.then(own)
+        return (own if upstream is None else upstream.then(own)), dict(columns)
 
     def then(self, following: TransformChain) -> TransformChain:
         """Return this chain and another after it; raises DataError where the two do not fit."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from modelyard.contracts import Context
 from modelyard.data import Dataset
 from modelyard.packages.transform import TransformChain
@@ -39,7 +41,7 @@ def transform(
         DataError: An operation names a column that is missing or does not fit it.
     """
     upstream = None if transform is None else TransformChain.load(transform)
-    chain = TransformChain.fit(operations, train, upstream)
+    chain, columns = TransformChain.fit_apply(operations, train, upstream)
     own = chain.since(upstream)
     folder = context.workdir / "transform"
     folder.mkdir(parents=True)
@@ -48,11 +50,10 @@ def transform(
         context.log(f"{operation.type} changed {', '.join(operation.columns)}")
     fields = ", ".join(f"{field.name}: {field.dtype}{list(field.shape) or ''}" for field in own.outputs)
     context.log(f"The columns are now {fields}")
-    return {"train": _applied(own, train), "test": _applied(own, test), "transform": folder}
+    return {"train": _with(columns, train), "test": _with(own.apply(test.features), test), "transform": folder}
 
 
-def _applied(chain: TransformChain, part: Dataset) -> Dataset:
-    columns = chain.apply(part.features)
+def _with(columns: dict[str, NDArray[Any]], part: Dataset) -> Dataset:
     if part.target is not None:
         columns[part.target] = part.labels
     return Dataset(columns=columns, target=part.target, classes=part.classes)

@@ -29,7 +29,8 @@ class Journal:
         store: Takes the manifest, as `runs/<id>`.
         run: The record to begin with.
         listeners: Are told each event; one that raises is told no more.
-        recorder: Is given the whole record at each change. It may fail: the manifest is what counts.
+        recorder: Is given the whole record when a task starts, and before the run waits or ends. It may fail: the
+            manifest is what counts.
     """
 
     def __init__(self, store: Store, run: RunRecord, listeners: Sequence[Listener], recorder: Recorder | None) -> None:
@@ -40,6 +41,7 @@ class Journal:
         self._complaint = ""
         self._saved = -math.inf
         self._dirty = False
+        self._unrecorded = False
 
     @property
     def save_due(self) -> float:
@@ -48,6 +50,8 @@ class Journal:
 
     def task(self, record: TaskRecord, **data: Any) -> None:
         """Note a task's new state, and tell it.
+
+        An end is recorded together with what follows it at once, the start of the next task or many more ends.
 
         Args:
             record: The task as it is now.
@@ -58,7 +62,9 @@ class Journal:
         told: dict[str, Any] = {"state": record.state.value, "attempt": record.attempts}
         if record.failure is not None:
             told["failure"] = msgspec.to_builtins(record.failure)
-        self._record()
+        self._unrecorded = True
+        if not record.state.final:
+            self.record()
         self.tell(record.task, EventKind.STATE, told | data)
 
     def state(self, state: RunState) -> None:
@@ -67,7 +73,8 @@ class Journal:
         self.run = msgspec.structs.replace(self.run, state=state, finished=finished)
         self._dirty = True
         self.save()
-        self._record()
+        self._unrecorded = True
+        self.record()
         self.tell("", EventKind.STATE, {"state": state.value, "attempt": 1})
 
     def save(self) -> None:
@@ -98,9 +105,11 @@ class Journal:
                 self._listeners.remove(listener)
                 self.note(f"A listener was dropped: {type(error).__name__}: {error}")
 
-    def _record(self) -> None:
-        if self._recorder is None:
+    def record(self) -> None:
+        """Hand the record to the recorder where something has changed."""
+        if self._recorder is None or not self._unrecorded:
             return
+        self._unrecorded = False
         try:
             self._recorder(self.run)
         except Exception as error:

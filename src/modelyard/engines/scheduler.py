@@ -61,7 +61,8 @@ class Scheduler:
         reader: Reads the project's code.
         executor: Runs the tasks that the store does not answer.
         listeners: Are told each event, in order, in the thread that calls `run`.
-        recorder: Is given the run's record at each change. Default: the manifest in the store is all.
+        recorder: Is given the run's record when a task starts, and before the run waits or ends. Default: the manifest
+            in the store is all.
         latest: Finds a task's last good record, for the reasons of a preview. Default: there is none.
     """
 

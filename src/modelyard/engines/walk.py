@@ -300,9 +300,11 @@ class Walk:
 
     def _next_messages(self) -> list[Message]:
         """Wait for a message, at most until something else is due; return it with all that came meanwhile."""
-        if self._queue.empty() and self._sync_due < math.inf:
-            # While we would wait for others anyway, the disk can work.
-            self._sync()
+        if self._queue.empty():
+            # While we would wait for others anyway, the catalog can be told and the disk can work.
+            self._journal.record()
+            if self._sync_due < math.inf:
+                self._sync()
         due = min(self._journal.save_due, self._stop_by, self._retries[0][0] if self._retries else math.inf)
         try:
             pause = None if due == math.inf else max(0.0, due - time.monotonic())

@@ -169,6 +169,22 @@ def test_the_recorder_sees_every_state(desk: Desk) -> None:
     assert desk.recorded[-1] == run
 
 
+def test_an_end_is_recorded_with_what_follows_it(desk: Desk) -> None:
+    desk.run(CHAIN)
+    assert len(desk.recorded) == 5, "the run's start, each task's, and the run's end"
+    desk.recorded.clear()
+    desk.run(CHAIN)
+    assert len(desk.recorded) <= 3, "tasks that need not run are recorded together"
+    assert desk.recorded[-1].state is RunState.SUCCEEDED
+
+
+def test_an_end_is_recorded_before_others_are_waited_for(process_desk: Desk) -> None:
+    quick, long = (task(name, "nap", parameters={"seconds": pause}) for name, pause in (("quick", 0.0), ("long", 0.5)))
+    process_desk.run(plan_of(quick, long))
+    seen = [{name: record.state.value for name, record in recorded.tasks.items()} for recorded in process_desk.recorded]
+    assert {"quick": "succeeded", "long": "running"} in seen
+
+
 def test_logs_are_files_while_the_run_goes_on_and_objects_afterwards(desk: Desk) -> None:
     folders: list[list[str]] = []
 

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from modelyard.client.core import Call, Core
-from modelyard.client.encoding import Data
+from modelyard.client.encoding import Data, Encoding
 from modelyard.client.errors import ServiceError
 from modelyard.client.exchange import Pause, Response, Send
 from modelyard.client.prediction import Prediction
@@ -67,13 +67,16 @@ class AsyncClient:
         model: str,
         data: Data,
         *,
+        encoding: Encoding | None = None,
         routing_key: str | None = None,
         traceparent: str | None = None,
         timeout: float | None = None,
     ) -> Prediction:
         """Predict rows; see `Client.predict`."""
         return await self._run(
-            self._core.predict(model, data, routing_key=routing_key, traceparent=traceparent, timeout=timeout)
+            self._core.predict(
+                model, data, encoding=encoding, routing_key=routing_key, traceparent=traceparent, timeout=timeout
+            )
         )
 
     async def models(self) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from modelyard.client.core import Call, Core
-from modelyard.client.encoding import Data
+from modelyard.client.encoding import Data, Encoding
 from modelyard.client.errors import ServiceError
 from modelyard.client.exchange import Pause, Response, Send
 from modelyard.client.prediction import Prediction
@@ -69,6 +69,7 @@ class Client:
         model: str,
         data: Data,
         *,
+        encoding: Encoding | None = None,
         routing_key: str | None = None,
         traceparent: str | None = None,
         timeout: float | None = None,
@@ -79,6 +80,8 @@ class Client:
             model: Its name.
             data: A list of mappings (rows), a mapping of lists or arrays (columns), a data frame of pandas or Polars,
                 an Arrow table, a structured NumPy array; or, for a model of one input field, that field's array.
+            encoding: `json` or `arrow`. Default: Arrow for its tables and for arrays of 4 KiB or more where the service
+                takes it; else JSON.
             routing_key: Who the request is for, such as a customer's id: while a canary runs, one key is always
                 answered by the same of both versions.
             traceparent: Of the trace that the request belongs to; default: OpenTelemetry's current one, if any.
@@ -94,7 +97,9 @@ class Client:
             ServiceError: Anything else that the service did not do.
         """
         return self._run(
-            self._core.predict(model, data, routing_key=routing_key, traceparent=traceparent, timeout=timeout)
+            self._core.predict(
+                model, data, encoding=encoding, routing_key=routing_key, traceparent=traceparent, timeout=timeout
+            )
         )
 
     def models(self) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -20,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.client.encoding import JSON, Data, encode_json, named
+from modelyard.client.encoding import ARROW, JSON, Data, Encoding, Named, encode, named, usual
 from modelyard.client.errors import (
     ConnectionLostError,
     InvalidRequestError,
@@ -44,6 +45,8 @@ Call = Generator[Send | Pause, Response | None, T]
 LONGEST_TIMEOUT = 3600.0
 """What a service takes as `x-request-timeout`."""
 
+UNSUPPORTED_MEDIA_TYPE = 415
+
 PROBE_SECONDS = 5.0
 """How long one look at readiness may take."""
 
@@ -52,6 +55,16 @@ _HEADER = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 
 class _Models(msgspec.Struct):
     models: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prediction:
+    """What is asked for, but for the data."""
+
+    path: str
+    headers: Mapping[str, str]
+    encoding: Encoding | None
+    deadline: float
 
 
 class Core:
@@ -74,39 +87,62 @@ class Core:
         self.retries = retries
         self._credentials = _credentials(api_key, token)
         self._only_inputs: dict[str, str] = {}
+        self._json_only = False
         if not timeout > 0.0:
             raise InputError(f"A timeout of {timeout:g} s is impossible.", remedy="Give more than 0 seconds.")
 
     def predict(
-        self, model: str, data: Data, *, routing_key: str | None, traceparent: str | None, timeout: float | None
+        self,
+        model: str,
+        data: Data,
+        *,
+        encoding: Encoding | None,
+        routing_key: str | None,
+        traceparent: str | None,
+        timeout: float | None,
     ) -> Call[Prediction]:
         """Predict; see `Client.predict`."""
         deadline = self._deadline(timeout)
-        headers = {"content-type": JSON, "accept": JSON}
+        headers = {}
         if routing_key is not None:
             headers["x-routing-key"] = _checked_header("routing key", routing_key)
         headers |= _trace(traceparent)
+        asked = _Prediction(f"{_model_path(model)}/predict", headers, encoding, deadline)
         given = named(data)
-        path = f"{_model_path(model)}/predict"
         if not isinstance(given, np.ndarray):
-            return (yield from self._predict(path, encode_json(given), headers, deadline))
-        return (yield from self._predict_array(model, given, path, headers, deadline))
+            return (yield from self._predict(asked, given))
+        return (yield from self._predict_array(model, asked, given))
 
-    def _predict(self, path: str, body: bytes, headers: Mapping[str, str], deadline: float) -> Call[Prediction]:
-        return read_prediction((yield from self._send(Request("POST", path, body, headers), deadline)))
+    def _predict(self, asked: _Prediction, data: Named) -> Call[Prediction]:
+        encoding = asked.encoding or ("json" if self._json_only else usual(data))
+        try:
+            return (yield from self._predict_as(asked, data, encoding))
+        except InvalidRequestError as error:
+            if asked.encoding is not None or encoding == "json" or error.status != UNSUPPORTED_MEDIA_TYPE:
+                raise
+        # A runner without Arrow says so once.
+        self._json_only = True
+        return (yield from self._predict_as(asked, data, "json"))
 
-    def _predict_array(
-        self, model: str, array: NDArray[Any], path: str, headers: Mapping[str, str], deadline: float
-    ) -> Call[Prediction]:
+    def _predict_as(self, asked: _Prediction, data: Named, encoding: Encoding) -> Call[Prediction]:
+        media, body = encode(data, encoding)
+        headers = {
+            **asked.headers,
+            "content-type": media,
+            "accept": f"{ARROW}, {JSON};q=0.5" if media == ARROW else JSON,
+        }
+        return read_prediction((yield from self._send(Request("POST", asked.path, body, headers), asked.deadline)))
+
+    def _predict_array(self, model: str, asked: _Prediction, array: NDArray[Any]) -> Call[Prediction]:
         """Predict an array without a name: it is the model's only input field, whose name is asked for once."""
         name = self._only_inputs.get(model)
         if name is not None:
             try:
-                return (yield from self._predict(path, encode_json({name: array}), headers, deadline))
+                return (yield from self._predict(asked, {name: array}))
             except InvalidRequestError:
                 # A swap may have changed the contract since the name was asked for.
-                del self._only_inputs[model]
-        described = yield from self._describe(model, deadline)
+                self._only_inputs.pop(model, None)
+        described = yield from self._describe(model, asked.deadline)
         fields = [field["name"] for field in (described.get("contract") or {}).get("inputs", ())]
         if len(fields) != 1:
             raise InvalidRequestError(
@@ -115,7 +151,7 @@ class Core:
                 sent=False,
             )
         self._only_inputs[model] = fields[0]
-        return (yield from self._predict(path, encode_json({fields[0]: array}), headers, deadline))
+        return (yield from self._predict(asked, {fields[0]: array}))
 
     def models(self) -> Call[list[dict[str, Any]]]:
         """List what is served."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -12,9 +13,16 @@ from numpy.typing import NDArray
 
 from modelyard.client.errors import InvalidRequestError
 
-__all__ = ["JSON", "Data", "Table", "encode_json", "named"]
+__all__ = ["ARROW", "JSON", "Data", "Encoding", "Named", "Table", "encode", "named", "usual"]
 
 JSON = "application/json"
+ARROW = "application/vnd.apache.arrow.stream"
+
+ARROW_BYTES = 4096
+"""From this size on arrays are quicker as Arrow than as JSON on both sides, by measurement."""
+
+Encoding = Literal["json", "arrow"]
+"""How data is written: JSON for people and small requests, Arrow for tables."""
 
 
 class Table(Protocol):
@@ -32,8 +40,12 @@ Data = Iterable[Mapping[str, Any]] | Mapping[str, Any] | Table | NDArray[Any]
 """What can be predicted: rows, columns, a table, a structured array, or the array of a model's only field."""
 
 
-def named(data: Data) -> Mapping[str, Any] | list[Mapping[str, Any]] | NDArray[Any]:
-    """Return data as columns by name or as a list of rows; an array without names is returned as it is.
+Named = Mapping[str, Any] | list[Mapping[str, Any]] | Table
+"""Data whose fields have names: columns, rows, or a table of Arrow."""
+
+
+def named(data: Data) -> Named | NDArray[Any]:
+    """Return data as columns by name or as a list of rows; an Arrow table, and an array without names, stay as given.
 
     Args:
         data: What the caller has in hand.
@@ -45,13 +57,14 @@ def named(data: Data) -> Mapping[str, Any] | list[Mapping[str, Any]] | NDArray[A
         return data
     if isinstance(data, np.ndarray):
         return {name: data[name] for name in data.dtype.names} if data.dtype.names else data
-    # Arrow calls them column_names, and its `columns` are the columns themselves; pandas and Polars have no such name.
-    names: Iterable[Any] | None = getattr(data, "column_names", None)
-    names = getattr(data, "columns", None) if names is None else names
-    if names is not None:
-        return _table(data, [*names])
-    if isinstance(data, Iterable) and not isinstance(data, str | bytes | bytearray | memoryview):
-        rows = list(data)
+    given: Any = data
+    if hasattr(given, "column_names"):
+        arrow: Table = given
+        return arrow
+    if hasattr(given, "columns"):
+        return _columns(given, [*given.columns])
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes | bytearray | memoryview):
+        rows = list(given)
         if all(isinstance(row, Mapping) for row in rows):
             return rows
     raise InvalidRequestError(
@@ -61,15 +74,41 @@ def named(data: Data) -> Mapping[str, Any] | list[Mapping[str, Any]] | NDArray[A
     )
 
 
-def encode_json(data: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> bytes:
-    """Return named data as the JSON body of a request. NaN becomes null, which stands for what is missing.
+def usual(data: Named) -> Encoding:
+    """Return the encoding that data is quicker in: Arrow for its own tables and for large arrays."""
+    if isinstance(data, list):
+        return "json"
+    if isinstance(data, Mapping):
+        size = sum(values.nbytes for values in data.values() if isinstance(values, np.ndarray))
+        return "arrow" if size >= ARROW_BYTES else "json"
+    return "arrow"
+
+
+def encode(data: Named, encoding: Encoding) -> tuple[str, bytes]:
+    """Return named data as the media type and body of a request.
+
+    In JSON NaN becomes null, which stands for what is missing.
 
     Args:
-        data: Columns by name, or rows.
+        data: Columns by name, rows, or an Arrow table.
+        encoding: How to write it.
 
     Raises:
-        InvalidRequestError: A number is infinite, which JSON can't say, or a value is of a type that it does not know.
+        InvalidRequestError: A value is of a type that the encoding does not know; in JSON also an infinite number.
     """
+    if encoding == "arrow":
+        return ARROW, importlib.import_module("modelyard.client.arrow").encode(data)
+    if encoding != "json":
+        raise InvalidRequestError(
+            f"There is no encoding {encoding!r}.", remedy="Ask for `json` or `arrow`, or for none.", sent=False
+        )
+    return JSON, _encode_json(data)
+
+
+def _encode_json(data: Named) -> bytes:
+    if not isinstance(data, Mapping | list):
+        table: Any = data
+        data = _columns(table, [*table.column_names])
     if isinstance(data, Mapping):
         columns = {name: _values(name, values) for name, values in data.items()}
     else:
@@ -83,7 +122,7 @@ def encode_json(data: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> bytes:
     return _json({"columns": columns})
 
 
-def _table(data: Any, names: list[Any]) -> dict[str, Any]:
+def _columns(data: Any, names: list[Any]) -> dict[str, Any]:
     if len(set(map(str, names))) < len(names):
         raise InvalidRequestError("Two columns of the table have one name.", remedy="Rename one.", sent=False)
     return {str(name): np.asarray(data[name]) for name in names}

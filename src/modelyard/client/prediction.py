@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from modelyard.client.encoding import ARROW
 from modelyard.client.errors import ServerError
 from modelyard.client.exchange import Response
 from modelyard.contracts import Columns
@@ -21,7 +23,8 @@ __all__ = ["Prediction", "read_prediction"]
 class Prediction:
     """The answer to one request.
 
-    JSON knows numbers and no dtypes: integers come as int64, other numbers as float64, missing ones as NaN.
+    Arrow keeps the outputs' dtypes. JSON knows numbers alone: integers come as int64, others as float64, missing ones
+    as NaN.
 
     Args:
         model: Who answered.
@@ -62,10 +65,12 @@ def read_prediction(response: Response) -> Prediction:
         ServerError: It is no prediction.
     """
     request_id = response.header("x-request-id")
+    if (response.header("content-type") or "").startswith(ARROW):
+        return _read_arrow(response, request_id)
     try:
         body = msgspec.json.decode(response.body, type=_Body)
-        columns = _columns(body.rows) if body.columns is None else body.columns
-        arrays = {name: _array(values) for name, values in columns.items()}
+        lists = _columns(body.rows) if body.columns is None else body.columns
+        arrays = {name: _array(values) for name, values in lists.items()}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, TypeError, ValueError) as error:
         raise ServerError(
             f"The answer is no prediction: {error}.",
@@ -74,6 +79,18 @@ def read_prediction(response: Response) -> Prediction:
             request_id=request_id,
         ) from error
     return Prediction(body.model, body.version, body.generation, arrays, request_id)
+
+
+def _read_arrow(response: Response, request_id: str | None) -> Prediction:
+    model, version = response.header("x-model"), response.header("x-model-version")
+    generation = response.header("x-model-generation") or ""
+    if model is None or version is None or not generation.isdecimal():
+        raise ServerError(
+            "The answer does not say who gave it.", remedy="Does a proxy drop the headers x-model…?",
+            status=response.status, request_id=request_id,
+        )  # fmt: skip
+    columns = importlib.import_module("modelyard.client.arrow").decode(response.body)
+    return Prediction(model, version, int(generation), columns, request_id)
 
 
 def _columns(rows: Sequence[Mapping[str, Any]] | None) -> dict[str, list[Any]]:

@@ -71,6 +71,7 @@ class Script:
     """Seconds between the pieces of an answer that is a list."""
     tls: ssl.SSLContext | None = None
     heads: list[dict[str, str]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     connections: int = 0
 
     def __enter__(self) -> Script:
@@ -117,7 +118,7 @@ class Script:
         while line := reading.readline().decode().strip():
             name, _, value = line.partition(":")
             head[name.lower()] = value.strip()
-        reading.read(int(head.get("content-length", 0)))
+        self.bodies.append(reading.read(int(head.get("content-length", 0))))
         self.heads.append(head)
         line = self.lines.pop(0) if len(self.lines) > 1 else self.lines[0]
         if isinstance(line, str):

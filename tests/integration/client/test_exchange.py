@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import json
 import socket
 import ssl
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -23,6 +26,9 @@ from modelyard.client import (
     ServiceTimeoutError,
     UnauthorizedError,
 )
+from modelyard.data import Field
+from modelyard.packages.codecs import arrow
+from modelyard.packages.contract import Contract
 
 ROWS = [{"x": 1.0}]
 QUICK = Retries(attempts=4, first_pause=0.001, longest_pause=0.002)
@@ -147,6 +153,53 @@ def test_credentials_stand_in_no_text(connect):
     with pytest.raises(InvalidRequestError) as caught:
         connect("http://127.0.0.1:1", api_key="my-secret\n")
     assert "my-secret" not in str(caught.value)
+
+
+CONTRACT = Contract((Field("x", "float32"),), (Field("value", "float32"), Field("p", "float64", (2, 2))))
+LARGE = {"x": np.arange(2000, dtype=np.float32)}
+
+
+def test_large_arrays_travel_as_arrow_and_their_answers_keep_their_dtypes(connect):
+    outputs = {"value": LARGE["x"] * 2, "p": np.ones((2000, 2, 2))}
+    named = {"x_model": "m", "x_model_version": "v1", "x_model_generation": "7"}
+    with Script([answer(200, arrow.encode(outputs), content_type=arrow.STREAM_TYPE, **named)]) as script:
+        given = connect(script.url).predict("m", LARGE)
+    assert script.heads[0]["content-type"] == arrow.STREAM_TYPE
+    assert arrow.decode(CONTRACT, script.bodies[0])["x"].tolist() == LARGE["x"].tolist()
+    assert (given.model, given.version, given.generation) == ("m", "v1", 7)
+    for name, values in outputs.items():
+        assert given.columns[name].dtype == values.dtype
+        assert np.array_equal(given.columns[name], values)
+
+
+def test_an_arrow_answer_that_is_nameless_or_damaged_is_a_server_error(connect):
+    whole = arrow.encode({"value": LARGE["x"]})
+    named = {"x_model": "m", "x_model_version": "v1", "x_model_generation": "7"}
+    for body, headers in ((whole, {}), (whole[:100], named), (b"", named)):
+        line = answer(200, body, content_type=arrow.STREAM_TYPE, **headers)
+        with Script([line]) as script, pytest.raises(ServerError):
+            connect(script.url).predict("m", LARGE)
+
+
+def test_a_service_without_arrow_is_asked_in_json_from_then_on(connect):
+    unsupported = answer(415, b'{"type":"urn:modelyard:problem:media-type","detail":"JSON or CSV."}')
+    with Script([unsupported, answer()]) as script:
+        client = connect(script.url)
+        client.predict("m", LARGE)
+        client.predict("m", pa.table(LARGE))
+    kinds = [head["content-type"] for head in script.heads]
+    assert kinds == [arrow.STREAM_TYPE, "application/json", "application/json"]
+    assert json.loads(script.bodies[2])["columns"]["x"] == LARGE["x"].tolist()
+
+
+def test_an_encoding_that_was_asked_for_is_kept(connect):
+    unsupported = answer(415, b'{"type":"urn:modelyard:problem:media-type","detail":"JSON or CSV."}')
+    with Script([unsupported]) as script:
+        with pytest.raises(InvalidRequestError, match="JSON or CSV"):
+            connect(script.url).predict("m", ROWS, encoding="arrow")
+        with pytest.raises(InvalidRequestError, match="no encoding 'xml'"):
+            connect(script.url).predict("m", ROWS, encoding="xml")
+    assert len(script.heads) == 1
 
 
 @pytest.fixture(scope="module")

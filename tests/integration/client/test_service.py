@@ -74,6 +74,17 @@ def test_rows_columns_tables_and_arrays_are_predicted(served, data):
             assert len(answer.rows) == len(answer) == 2
 
 
+@pytest.mark.parametrize("data", [{"x": np.arange(2000, dtype=np.float32)}, pa.table({"x": np.arange(2000.0)})])
+def test_large_tables_are_predicted_whatever_the_service_reads(service, connect, data):
+    service.options["loader"] = "modelyard.serving.packaged"
+    (service.root / "store").mkdir()
+    service.start(workers=1)
+    service.client.swap("m", "v1", write_package(service.root / "store", 2.0))
+    answer = connect(service.client.url).predict("m", data)
+    assert answer.version == "v1"
+    assert next(iter(answer.columns.values())).tolist() == [2.0 * x for x in range(2000)]
+
+
 def test_the_answer_names_the_request_as_the_log_does(served, client):
     with pytest.raises(InvalidRequestError) as caught:
         client.predict("m", {"x": ["no number"]})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,14 @@ import pyarrow as pa
 import pytest
 
 from modelyard.client import InvalidRequestError, Prediction, ServerError
-from modelyard.client.encoding import encode_json, named
+from modelyard.client.encoding import encode, named
 from modelyard.client.exchange import Response
 from modelyard.client.prediction import read_prediction
+
+
+def body(data: Any) -> bytes:
+    return encode(data, "json")[1]
+
 
 WANTED = {"columns": {"age": [41, 29], "name": ["Ada", "Bo"]}}
 
@@ -32,28 +38,28 @@ WANTED = {"columns": {"age": [41, 29], "name": ["Ada", "Bo"]}}
     ids=["rows", "generator", "lists", "arrays", "series", "pandas", "arrow", "batch", "structured"],
 )
 def test_every_form_of_a_table_is_the_same_body(data):
-    assert json.loads(encode_json(named(data))) == WANTED
+    assert json.loads(body(named(data))) == WANTED
 
 
 def test_arrays_of_fields_are_nested_lists():
     images = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
     wanted = {"columns": {"image": images.tolist()}}
     for data in ({"image": images}, [{"image": image} for image in images], {"image": list(images)}):
-        assert json.loads(encode_json(named(data))) == wanted
+        assert json.loads(body(named(data))) == wanted
     table = pa.table({"image": pa.FixedSizeListArray.from_arrays(pa.array(range(4)), 2)})
-    assert json.loads(encode_json(named(table))) == {"columns": {"image": [[0, 1], [2, 3]]}}
+    assert json.loads(body(named(table))) == {"columns": {"image": [[0, 1], [2, 3]]}}
 
 
 def test_rows_that_differ_in_their_fields_are_sent_as_they_are():
     rows = [{"x": 1.0}, {"x": None, "y": 2}, {}]
-    assert json.loads(encode_json(named(rows))) == {"rows": rows}
-    assert json.loads(encode_json(named([]))) == {"rows": []}
+    assert json.loads(body(named(rows))) == {"rows": rows}
+    assert json.loads(body(named([]))) == {"rows": []}
 
 
 def test_what_is_missing_is_null():
     frame = pd.DataFrame({"x": [1.0, math.nan], "name": ["a", None]})
-    assert json.loads(encode_json(named(frame))) == {"columns": {"x": [1.0, None], "name": ["a", None]}}
-    assert json.loads(encode_json([{"x": math.nan}])) == {"columns": {"x": [None]}}
+    assert json.loads(body(named(frame))) == {"columns": {"x": [1.0, None], "name": ["a", None]}}
+    assert json.loads(body([{"x": math.nan}])) == {"columns": {"x": [None]}}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +75,7 @@ def test_what_is_missing_is_null():
 )
 def test_infinity_is_refused_since_json_would_make_it_a_missing_number(data, where):
     with pytest.raises(InvalidRequestError, match="infinite") as caught:
-        encode_json(named(data))
+        body(named(data))
     assert (caught.value.where, caught.value.sent) == (where, False)
 
 
@@ -81,19 +87,19 @@ def test_what_has_no_rows_is_refused(data):
 
 def test_values_that_json_does_not_know_are_refused():
     with pytest.raises(InvalidRequestError, match="can't be written as JSON"):
-        encode_json({"x": [object()]})
+        body({"x": [object()]})
     with pytest.raises(InvalidRequestError, match="one name"):
         named(pd.DataFrame([[1, 2]], columns=["x", "x"]))
 
 
 def test_mixed_values_reach_the_service_as_they_are():
-    assert json.loads(encode_json({"x": [1, "a", None]})) == {"columns": {"x": [1, "a", None]}}
-    assert json.loads(encode_json({"x": [[1], [1, 2]]})) == {"columns": {"x": [[1], [1, 2]]}}
+    assert json.loads(body({"x": [1, "a", None]})) == {"columns": {"x": [1, "a", None]}}
+    assert json.loads(body({"x": [[1], [1, 2]]})) == {"columns": {"x": [[1], [1, 2]]}}
 
 
 def read(**members: object) -> Prediction:
-    body = json.dumps({"model": "m", "version": "v1", "generation": 3, **members}).encode()
-    return read_prediction(Response(200, {"x-request-id": "r1"}, body))
+    text = json.dumps({"model": "m", "version": "v1", "generation": 3, **members}).encode()
+    return read_prediction(Response(200, {"x-request-id": "r1"}, text))
 
 
 def test_an_answer_is_arrays_and_rows():

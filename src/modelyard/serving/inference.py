@@ -74,7 +74,7 @@ class Inference:
         name: str,
         request_id: str = "",
         *,
-        key: str | None = None,
+        key: Callable[[], str | None] | None = None,
         version: str | None = None,
         label: str | None = None,
     ) -> Taken:
@@ -83,7 +83,7 @@ class Inference:
         Args:
             name: Of the model.
             request_id: For the log.
-            key: What the client is known by: while there is a canary, it gets the same of the two each time.
+            key: Says what the client is known by: while there is a canary, it gets the same of the two each time.
             version: Such as `v1.2.0`: that one alone may answer.
             label: `stable`, `canary` or one that was given by hand: what it names alone may answer.
 
@@ -99,7 +99,7 @@ class Inference:
             elif label is not None:
                 generation = slot.take_label(label)
             else:
-                generation = slot.take(key)
+                generation = slot.take(key() if key is not None and slot.has_canary else None)
             if generation is None:
                 raise _missing(slot, version, label)
             try:

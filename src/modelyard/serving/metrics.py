@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from modelyard.serving.route import MILLION, Route, Sampling
 from modelyard.serving.state import Page
+from modelyard.serving.tally import BUCKETS, Counts, Tally
 
 if TYPE_CHECKING:
-    from modelyard.serving.slots import Slots
+    from modelyard.serving.slots import Slot, Slots
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
 class Metrics:
@@ -31,41 +34,39 @@ class Metrics:
     """
 
     def __init__(self, page: Page, slots: Slots, workers: int) -> None:
-        own = CollectorRegistry()
-        self._requests = Counter(
-            "modelyard_requests", "Requests answered.", ("model", "version", "status"), registry=own
-        )
-        self._seconds = Histogram(
-            "modelyard_request_seconds",
-            "From the request's head to its answer.",
-            ("model",),
-            registry=own,
-            buckets=_BUCKETS,
-        )
-        self._shared = CollectorRegistry()
-        self._shared.register(_SharedPage(page, slots, workers))
-        # Children are looked up once: the library's own look-up costs more than the increment.
-        self._counts: dict[tuple[str, str, int], Counter] = {}
-        self._latencies: dict[str, Histogram] = {}
-
-    def answered(self, model: str, version: str, status: int, seconds: float) -> None:
-        """Count a request."""
-        key = (model, version, status)
-        count = self._counts.get(key)
-        if count is None:
-            count = self._counts[key] = self._requests.labels(model, version, str(status))
-        count.inc()
-        latency = self._latencies.get(model)
-        if latency is None:
-            latency = self._latencies[model] = self._seconds.labels(model)
-        latency.observe(seconds)
+        self._tally = Tally(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+        self._registry = CollectorRegistry()
+        self._registry.register(_Answered(self._tally))
+        self._registry.register(_SharedPage(page, slots, workers))
+        self.answered = self._tally.count
+        """Counts a request: model, version, status, seconds."""
 
     def render(self) -> bytes:
         """Return the text that Prometheus reads, over all workers."""
-        everyone = CollectorRegistry()
-        # The library's constructor has no type hints.
-        MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
-        return generate_latest(everyone) + generate_latest(self._shared)
+        return generate_latest(self._registry)
+
+
+class _Answered(Collector):
+    """Requests that were answered, and how long they took."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+
+    def collect(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "modelyard_requests", "Requests answered.", labels=("model", "version", "status")
+        )
+        seconds = HistogramMetricFamily(
+            "modelyard_request_seconds", "From the request's head to its answer.", labels=("model",)
+        )
+        models: dict[str, Counts] = {}
+        for (model, version, status), counts in sorted(self._tally.together().items()):
+            requests.add_metric((model, version, str(status)), counts.requests)
+            models.setdefault(model, Counts()).add(counts)
+        for model, counts in models.items():
+            bounds = [*map(str, BUCKETS), "+Inf"]
+            seconds.add_metric((model,), list(zip(bounds, accumulate(counts.buckets), strict=True)), counts.seconds)
+        yield from (requests, seconds)
 
 
 class _SharedPage(Collector):
@@ -90,6 +91,7 @@ class _SharedPage(Collector):
             "modelyard_prepare_seconds", "Last prepare over all workers; 0 for a rollback.", labels=("model",)
         )
         commit = GaugeMetricFamily("modelyard_commit_seconds", "Last commit.", labels=("model",))
+        roles = _Roles()
         for name, slot in list(self._slots.items()):
             words = page.words[slot.word : slot.word + page.SLOT_WORDS]
             generation.add_metric((name,), slot.committed_number)
@@ -98,4 +100,61 @@ class _SharedPage(Collector):
             rollbacks.add_metric((name,), words[page.ROLLBACKS])
             prepare.add_metric((name,), words[page.PREPARE_NS] / 1e9)
             commit.add_metric((name,), words[page.COMMIT_NS] / 1e9)
-        yield from (generation, swaps, failed, rollbacks, prepare, commit)
+            roles.add(name, slot, words)
+        yield from (generation, swaps, failed, rollbacks, prepare, commit, *roles.families)
+
+
+class _Roles:
+    """Metrics of what stands beside the stable generations."""
+
+    def __init__(self) -> None:
+        model = ("model",)
+        self._canary = GaugeMetricFamily("modelyard_canary_generation", "Canary; 0 for none.", labels=model)
+        self._share = GaugeMetricFamily("modelyard_canary_share", "Of the requests, from 0 to 1.", labels=model)
+        self._shadow = GaugeMetricFamily("modelyard_shadow_generation", "Shadow; 0 for none.", labels=model)
+        self._sampled = GaugeMetricFamily(
+            "modelyard_shadow_share", "Of the requests that it sees, from 0 to 1.", labels=model
+        )
+        self._label = GaugeMetricFamily(
+            "modelyard_label_generation", "Generation that a label names.", labels=("model", "label")
+        )
+        self._counters = {
+            Page.CANARIES_STOPPED: CounterMetricFamily(
+                "modelyard_canaries_stopped", "Canaries that passed the limits.", labels=model
+            ),
+            Page.SHADOWS_STOPPED: CounterMetricFamily(
+                "modelyard_shadows_stopped", "Shadows that passed the limits.", labels=model
+            ),
+            Page.COMPARED: CounterMetricFamily(
+                "modelyard_shadow_compared", "Answers compared with a shadow's.", labels=model
+            ),
+            Page.DIFFERING: CounterMetricFamily(
+                "modelyard_shadow_differing", "Of these, with any difference.", labels=model
+            ),
+            Page.DROPPED: CounterMetricFamily(
+                "modelyard_shadow_dropped", "Requests that a shadow was too slow to see.", labels=model
+            ),
+        }
+
+    def add(self, name: str, slot: Slot, words: memoryview) -> None:
+        """Add a slot.
+
+        Args:
+            name: Of its model.
+            slot: The worker's.
+            words: Of the slot in the shared page.
+        """
+        route, sampling = Route.unpack(words[Page.ROUTE]), Sampling.unpack(words[Page.SHADOW])
+        self._canary.add_metric((name,), route.canary)
+        self._share.add_metric((name,), route.ppm / MILLION)
+        self._shadow.add_metric((name,), sampling.generation)
+        self._sampled.add_metric((name,), sampling.ppm / MILLION)
+        for label, number in slot.labels.items():
+            self._label.add_metric((name, label), number)
+        for word, counter in self._counters.items():
+            counter.add_metric((name,), words[word])
+
+    @property
+    def families(self) -> tuple[Metric, ...]:
+        """All of them."""
+        return (self._canary, self._share, self._shadow, self._sampled, self._label, *self._counters.values())

@@ -119,7 +119,7 @@ def test_a_chunked_body_within_the_limit_is_answered(served):
     connection.close()
 
 
-HEAD = f"POST {PATH} HTTP/1.1\r\nhost: x\r\n".encode()
+HEAD = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\n".encode()
 CHUNKED = b"transfer-encoding: chunked\r\n"
 
 
@@ -156,7 +156,7 @@ def test_too_many_rows_are_413(served):
 
 def test_more_requests_in_flight_than_allowed_are_429_and_say_when_to_retry(served):
     port = int(served.client.url.rsplit(":", 1)[1])
-    head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 20\r\n\r\n".encode()
+    head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 20\r\n\r\n".encode()
     slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
     try:
         for connection in slow:
@@ -176,7 +176,7 @@ def test_a_client_that_goes_away_in_the_middle_leaves_nothing_in_flight(served):
     port = int(served.client.url.rsplit(":", 1)[1])
     for _ in range(8):
         with socket.create_connection(("127.0.0.1", port)) as connection:
-            connection.sendall(f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 20\r\n\r\n{{".encode())
+            connection.sendall(f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 20\r\n\r\n{{".encode())
     served.until(lambda: b"\nmodelyard_in_flight 0.0\n" in served.request("GET", "/metrics").body)
     assert served.predict().status == 200
 
@@ -201,8 +201,12 @@ def test_metrics_count_over_all_workers(service):
         assert service.predict().status == 200
     service.request("POST", PATH, '{"rows":[{"y":1}]}')
     service.client.swap("m", "v2", service.package(factor=3))
-    text = service.request("GET", "/metrics").body.decode()
-    assert 'modelyard_requests_total{model="m",status="200",version="v1.2.3"} 20.0' in text
+
+    def text_with_all() -> str | None:
+        text = service.request("GET", "/metrics").body.decode()
+        return text if 'modelyard_requests_total{model="m",status="200",version="v1.2.3"} 20.0' in text else None
+
+    text = service.until(text_with_all)
     assert 'modelyard_requests_total{model="m",status="422",version="v1.2.3"} 1.0' in text
     assert 'modelyard_request_seconds_count{model="m"} 21.0' in text
     assert 'modelyard_generation{model="m"} 2.0' in text

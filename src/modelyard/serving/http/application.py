@@ -9,6 +9,7 @@ import re
 from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
+from modelyard.serving.http.body import BodyReader
 from modelyard.serving.http.routing import Access, Request, Response, Route, Router
 from modelyard.serving.http.rsgi import Exchange, RsgiHeaders, Scope
 from modelyard.serving.logs import Log
@@ -43,7 +44,7 @@ class Application:
         self, routes: Sequence[Route], limits: Limits, log: Log, worker: int, guard: HttpGuard | None = None
     ) -> None:
         self.router = Router(routes)
-        self._limits = limits
+        self._bodies = BodyReader(limits)
         self._log = log
         self._guard = guard
         self._ids = itertools.count(1)
@@ -51,7 +52,8 @@ class Application:
 
     async def __call__(self, scope: Scope, exchange: Exchange) -> None:
         """Answer one request."""
-        given = scope.headers.get("x-request-id")
+        headers = scope.headers
+        given = headers.get("x-request-id")
         request_id = given if given and _REQUEST_ID.fullmatch(given) else f"{self._id_prefix}-{next(self._ids):x}"
         request: Request | None = None
         try:
@@ -60,11 +62,11 @@ class Application:
             endpoint = route.endpoints.get("GET" if method == "HEAD" else method)
             if endpoint is None:
                 raise HttpProblem(405, "method", f"{method} is not allowed here.", headers=(("allow", route.allow),))
-            request = Request(scope, exchange, request_id, parameters, self._limits)
+            request = Request(scope, exchange, request_id, parameters, self._bodies)
             if self._guard is not None:
                 model = parameters[route.model] if route.model is not None else None
-                request.principal = self._guard.check(scope, scope.headers, endpoint.access, model)
-            timeout = scope.headers.get("x-request-timeout")
+                request.principal = self._guard.check(scope, headers, endpoint.access, model)
+            timeout = headers.get("x-request-timeout")
             if timeout is None:
                 response = await endpoint.handler(request)
             else:

@@ -4,113 +4,171 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 from modelyard.serving.http.rsgi import Exchange, Scope
 from modelyard.serving.http.server import CONNECTION_LOST
 from modelyard.serving.problems import HttpProblem
 from modelyard.serving.spec import Limits
 
-__all__ = ["read_body", "stream_body"]
+__all__ = ["BodyReader"]
 
 DISCARD = 32 * 1024 * 1024
 _CLOSE = (("connection", "close"),)
 
 
-async def read_body(scope: Scope, exchange: Exchange, limits: Limits, *, self_delimiting: bool = False) -> bytes:
-    """Return the whole body.
+class BodyReader:
+    """Reads bodies within limits. It belongs to the event loop's thread.
 
     Args:
-        scope: The request's head.
-        exchange: Where the body comes from.
-        limits: How long it may be, and how long it may take.
-        self_delimiting: Whether a body that was cut off can be told from a whole one, as in JSON: the server does not
-            say where a chunked body ended too early, so any other needs its length.
-
-    Raises:
-        HttpProblem: 400 cut off or contradictory, 408 too slow, 411 no length, 413 too large, 415 compressed.
+        limits: How long a body may be, and how long it may take to arrive.
     """
-    _check_encoding(scope)
-    try:
-        async with asyncio.timeout(limits.body_seconds):
-            return await _read(scope, exchange, limits.body_bytes, self_delimiting)
-    except TimeoutError:
-        raise _too_slow(limits.body_seconds) from None
 
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._patience = _Patience(limits.body_seconds)
 
-async def stream_body(
-    scope: Scope, exchange: Exchange, limits: Limits, *, body_bytes: int, pause_seconds: float = 30.0
-) -> AsyncIterator[bytes]:
-    """Yield a body that is too large to be held, piece by piece.
+    async def read(self, scope: Scope, exchange: Exchange, *, self_delimiting: bool = False) -> bytes:
+        """Return the whole body.
 
-    Args:
-        scope: The request's head.
-        exchange: Where the body comes from.
-        limits: Of a body that is held; only their seconds count, and for one piece instead of the whole.
-        body_bytes: How long this one may be.
-        pause_seconds: The longest wait for a piece.
+        Args:
+            scope: The request's head.
+            exchange: Where the body comes from.
+            self_delimiting: Whether a body that was cut off can be told from a whole one, as in JSON: the server does
+                not say where a chunked body ended too early, so any other needs its length.
 
-    Raises:
-        HttpProblem: As `read_body`.
-    """
-    _check_encoding(scope)
-    announced = scope.headers.get("content-length")
-    if announced is None:
-        raise HttpProblem(411, "length-required", "The body needs its length.", remedy="Send Content-Length.")
-    if int(announced) > body_bytes:
-        raise _too_large(body_bytes)
-    pieces = aiter(exchange)
-    size = 0
-    while True:
-        try:
-            async with asyncio.timeout(min(pause_seconds, limits.body_seconds)):
-                piece = await anext(pieces)
-        except StopAsyncIteration:
-            break
-        except TimeoutError:
-            raise _too_slow(pause_seconds) from None
-        except CONNECTION_LOST:
-            raise _incomplete() from None
-        size += len(piece)
-        yield piece
-    if size != int(announced):
-        raise _incomplete()
-
-
-def _check_encoding(scope: Scope) -> None:
-    encoding = scope.headers.get("content-encoding")
-    if encoding and encoding.strip().lower() != "identity":
-        raise HttpProblem(415, "content-encoding", "The body is compressed.", remedy="Send it uncompressed.")
-
-
-async def _read(scope: Scope, exchange: Exchange, limit: int, self_delimiting: bool) -> bytes:
-    announced = scope.headers.get("content-length")
-    if scope.headers.get("transfer-encoding") is not None:
-        if announced is not None:
+        Raises:
+            HttpProblem: 400 cut off or contradictory, 408 too slow, 411 no length, 413 too large, 415 compressed.
+        """
+        headers = scope.headers
+        _check_encoding(headers.get("content-encoding"))
+        announced = headers.get("content-length")
+        chunked = headers.get("transfer-encoding") is not None
+        if chunked and announced is not None:
             raise HttpProblem(400, "malformed", "The request has both a content length and a transfer encoding.")
-        if not self_delimiting:
+        if chunked and not self_delimiting:
+            # The server does not tell a body that was cut off from a whole one, and half a table is a table too.
             raise HttpProblem(
                 411, "length-required", "A body of this kind needs its length.", remedy="Send Content-Length, or JSON."
             )
-    elif announced is None or int(announced) <= limit:
-        # The server ends the body at the announced length, and one that falls short of it is an error.
+        task = self._patience.begin()
         try:
-            return await exchange()
+            if not chunked and (announced is None or int(announced) <= self._limits.body_bytes):
+                # The server ends the body at the announced length, and one that falls short of it is an error.
+                return await exchange()
+            return await self._read_pieces(exchange)
         except CONNECTION_LOST:
             raise _incomplete() from None
-    pieces: list[bytes] = []
-    size = 0
-    async for piece in exchange:
-        size += len(piece)
-        if size <= limit:
-            pieces.append(piece)
-        elif size > limit + DISCARD:
-            break
-        else:
-            # Most clients read no answer before they have written all: what is too much is read and dropped.
-            pieces.clear()
-    if size > limit:
-        raise _too_large(limit)
-    return b"".join(pieces)
+        except asyncio.CancelledError:
+            if self._patience.ended(task):
+                raise _too_slow(self._limits.body_seconds) from None
+            raise
+        finally:
+            self._patience.end(task)
+
+    async def _read_pieces(self, exchange: Exchange) -> bytes:
+        limit = self._limits.body_bytes
+        pieces: list[bytes] = []
+        size = 0
+        async for piece in exchange:
+            size += len(piece)
+            if size <= limit:
+                pieces.append(piece)
+            elif size > limit + DISCARD:
+                break
+            else:
+                # Most clients read no answer before they have written all: what is too much is read and dropped.
+                pieces.clear()
+        if size > limit:
+            raise _too_large(limit)
+        return b"".join(pieces)
+
+    async def stream(self, scope: Scope, exchange: Exchange, *, body_bytes: int) -> AsyncIterator[bytes]:
+        """Yield a body that is too large to be held, piece by piece; each may take as long as a whole small one.
+
+        Args:
+            scope: The request's head.
+            exchange: Where the body comes from.
+            body_bytes: How long it may be.
+
+        Raises:
+            HttpProblem: As `read`.
+        """
+        _check_encoding(scope.headers.get("content-encoding"))
+        announced = scope.headers.get("content-length")
+        if announced is None:
+            raise HttpProblem(411, "length-required", "The body needs its length.", remedy="Send Content-Length.")
+        if int(announced) > body_bytes:
+            raise _too_large(body_bytes)
+        pieces = aiter(exchange)
+        size = 0
+        while True:
+            try:
+                async with asyncio.timeout(self._limits.body_seconds):
+                    piece = await anext(pieces)
+            except StopAsyncIteration:
+                break
+            except TimeoutError:
+                raise _too_slow(self._limits.body_seconds) from None
+            except CONNECTION_LOST:
+                raise _incomplete() from None
+            size += len(piece)
+            yield piece
+        if size != int(announced):
+            raise _incomplete()
+
+
+class _Patience:
+    """Cancels tasks that wait too long. One timer looks after all of them: one for each would cost as much as reading.
+
+    Args:
+        seconds: How long a task may wait; it may become a quarter longer.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since: dict[asyncio.Task[Any], float] = {}
+        self._ended: set[asyncio.Task[Any]] = set()
+        self._looking = False
+
+    def begin(self) -> asyncio.Task[Any]:
+        """Look after the current task."""
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        if task is None:
+            raise RuntimeError("there is no task to look after")
+        self._since[task] = loop.time()
+        if not self._looking:
+            self._looking = True
+            loop.call_later(self._seconds / 4, self._look, loop)
+        return task
+
+    def end(self, task: asyncio.Task[Any]) -> None:
+        """Look after a task no more."""
+        self._since.pop(task, None)
+
+    def ended(self, task: asyncio.Task[Any]) -> bool:
+        """Say whether it was this that cancelled a task, and take the cancellation back."""
+        if task not in self._ended:
+            return False
+        self._ended.remove(task)
+        task.uncancel()
+        return True
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        latest = loop.time() - self._seconds
+        for task in [task for task, since in self._since.items() if since < latest]:
+            del self._since[task]
+            self._ended.add(task)
+            task.cancel()
+        self._looking = bool(self._since)
+        if self._looking:
+            loop.call_later(self._seconds / 4, self._look, loop)
+
+
+def _check_encoding(encoding: str | None) -> None:
+    if encoding and encoding.strip().lower() != "identity":
+        raise HttpProblem(415, "content-encoding", "The body is compressed.", remedy="Send it uncompressed.")
 
 
 def _too_large(limit: int) -> HttpProblem:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from modelyard.serving.http.body import read_body
+from modelyard.serving.http.body import BodyReader
 from modelyard.serving.http.rsgi import Exchange, Headers, Scope
 from modelyard.serving.problems import HttpProblem
-from modelyard.serving.spec import Limits
 
-__all__ = ["Access", "Endpoint", "Handler", "Request", "Response", "Route", "Router"]
+__all__ = ["Access", "Answering", "Endpoint", "Handler", "Request", "Response", "Route", "Router"]
 
 Access = Literal["public", "infer", "read", "load", "promote"]
 """What a caller must be allowed to do. `public` is health alone."""
@@ -38,19 +37,19 @@ class Request:
         exchange: Its body.
         request_id: Names it in the log and the answer.
         parameters: The variable parts of its path, in the order of the route's pattern.
-        limits: Of bodies.
+        bodies: Reads its body within the limits.
     """
 
-    __slots__ = ("exchange", "id", "limits", "named", "parameters", "principal", "scope")
+    __slots__ = ("bodies", "exchange", "id", "named", "parameters", "principal", "scope")
 
     def __init__(
-        self, scope: Scope, exchange: Exchange, request_id: str, parameters: tuple[str, ...], limits: Limits
+        self, scope: Scope, exchange: Exchange, request_id: str, parameters: tuple[str, ...], bodies: BodyReader
     ) -> None:
         self.scope = scope
         self.exchange = exchange
         self.id = request_id
         self.parameters = parameters
-        self.limits = limits
+        self.bodies = bodies
         self.principal: str | None = None
         """Who asks, where that is known."""
         self.named: Sequence[tuple[str, str]] = ()
@@ -61,17 +60,17 @@ class Request:
         value: str | None = self.scope.headers.get(name)
         return value
 
-    @property
     def routing_key(self) -> str | None:
-        """What the client is known by: it says so in `x-routing-key`, or else is who it showed to be."""
+        """Return what the client is known by: it says so in `x-routing-key`, or else is who it showed to be."""
         return self.header("x-routing-key") or self.principal
 
-    async def body(self, *, self_delimiting: bool = False) -> bytes:
-        """Return the whole body; see `read_body`."""
-        return await read_body(self.scope, self.exchange, self.limits, self_delimiting=self_delimiting)
+    def body(self, *, self_delimiting: bool = False) -> Coroutine[Any, Any, bytes]:
+        """Return the whole body; see `BodyReader.read`."""
+        return self.bodies.read(self.scope, self.exchange, self_delimiting=self_delimiting)
 
 
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+Answering = Coroutine[Any, Any, Response]
+Handler = Callable[[Request], Answering]
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,11 @@ EVERY = "enum E { Z = 0; ONE = 1; } message Row { int32 i = 1; uint64 u = 2; flo
 EVERY += " bytes y = 6; E e = 7; string s = 8; } message In { repeated Row rows = 1; }"
 
 
+def test_the_largest_float_reads_back_from_its_shortest_text() -> None:
+    message: Any = from_csv(kind_of(EVERY), b"f\n3.4028235e38\n").message
+    assert message.rows[0].f == 3.4028234663852886e38
+
+
 @pytest.mark.parametrize(
     ("column", "bad", "expected"),
     [

@@ -78,6 +78,22 @@ def test_json_has_both_namings_and_long_integers_as_text() -> None:
     assert json.loads(to_json(from_json(KIND, b'\xef\xbb\xbf{"wrapped": "5"}'))) == {"wrapped": "5"}
 
 
+@pytest.mark.parametrize("place", ["floatOne", "floatMany", "singles", "next"])
+def test_the_largest_float_reads_back_from_the_text_it_is_written_as(place: str) -> None:
+    kind = parse(
+        GOLDEN.replace("repeated int32 loose", "int32 less = 53; map<int32, float> singles = 54; repeated int32 loose")
+    ).message("All")
+    for number, largest in (("3.4028235e+38", 3.4028234663852886e38), ("-3.4028235e38", -3.4028234663852886e38)):
+        value = {"floatMany": f"[1, {number}]", "singles": f'{{"1": {number}}}', "next": f'{{"floatOne": {number}}}'}
+        message: Any = from_json(kind, f'{{"{place}": {value.get(place, number)}}}')
+        found = {"floatOne": lambda m: m.float_one, "floatMany": lambda m: m.float_many[1],
+                 "singles": lambda m: m.singles[1], "next": lambda m: m.next.float_one}[place](message)  # fmt: skip
+        assert found == largest
+        assert to_binary(from_json(kind, to_json(message))) == to_binary(message)
+    with pytest.raises(ContractError, match="Expected"):
+        from_json(kind, '{"floatOne": 3.4028236e38}')
+
+
 @pytest.mark.parametrize(
     ("body", "where", "what"),
     [

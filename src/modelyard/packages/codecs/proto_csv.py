@@ -24,7 +24,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from modelyard.errors import ContractError
-from modelyard.packages.codecs.proto_messages import is_map, new_message, type_name
+from modelyard.packages.codecs.proto_messages import is_map, new_message, round_single, type_name
 from modelyard.packages.contract import shown
 
 __all__ = ["MAXIMUM_ELEMENTS", "MAXIMUM_LEAVES", "CsvReading", "from_csv"]
@@ -352,7 +352,7 @@ def _number(text: str) -> float:
 
 
 def _single(text: str) -> float:
-    value = _number(text)
+    value = round_single(_number(text))
     if math.isfinite(value) and abs(value) > _FLOAT_MAXIMUM:
         raise ValueError(text)
     return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -19,13 +20,19 @@ from google.protobuf.message import DecodeError, EncodeError, Message
 from modelyard.errors import ContractError
 from modelyard.packages.contract import shown
 
-__all__ = ["MAXIMUM_NESTING", "Names", "from_binary", "from_json", "is_map", "new_message", "to_binary", "to_json",
-           "type_name"]  # fmt: skip
+__all__ = ["MAXIMUM_NESTING", "Names", "from_binary", "from_json", "is_map", "new_message", "round_single", "to_binary",
+           "to_json", "type_name"]  # fmt: skip
 
 MAXIMUM_NESTING = 64
 """How deep the messages of a JSON text may be nested; bytes are held to protobuf's own 100."""
 
 Names = Literal["json", "proto"]
+
+_SINGLE = 2.0**128 - 2.0**104
+"""The largest float32."""
+
+_SINGLE_ROUNDED = 2.0**128 - 2.0**103
+"""Below it a number is rounded to the largest float32, from it on to infinity (IEEE 754)."""
 
 _URL_SAFE = str.maketrans("-_", "+/")
 
@@ -107,7 +114,12 @@ def from_json(kind: Descriptor, body: str | bytes | bytearray | memoryview, *, i
     if not isinstance(value, dict) and kind.file.package != _OWN_FORM:
         raise ContractError(f"Expected an object; got {shown(value)}.", where=kind.name, remedy=remedy)
     message = new_message(kind)
-    if not _parse(value, message, ignore_unknown):
+    taken = _parse(value, message, ignore_unknown)
+    if not taken:
+        _round_singles(kind, value, 0)
+        message = new_message(kind)
+        taken = _parse(value, message, ignore_unknown)
+    if not taken:
         where, what = _find(kind, value, kind.name, ignore_unknown)
         if _depth(value) > MAXIMUM_NESTING:
             what = f"The messages are nested more than {MAXIMUM_NESTING} deep."
@@ -149,6 +161,11 @@ def is_map(field: FieldDescriptor) -> bool:
     return bool(field.message_type is not None and field.message_type.GetOptions().map_entry)
 
 
+def round_single(value: float) -> float:
+    """Return a number as float32 holds it where it is a hair over the largest one, else the number itself."""
+    return math.copysign(_SINGLE, value) if _SINGLE < abs(value) < _SINGLE_ROUNDED else value
+
+
 def type_name(field: FieldDescriptor) -> str:
     """Return a field's type as the file has it, without `repeated`: `int64`, or the name of a message or enum."""
     if field.message_type is not None:
@@ -185,6 +202,28 @@ def _parse(value: Any, message: Message, ignore_unknown: bool) -> bool:
         # The library lets Python's own errors through where a value has another shape than it looks for.
         return False
     return True
+
+
+def _round_singles(kind: Descriptor, value: Any, depth: int) -> None:
+    """Round the numbers of `float` fields that are over the largest one and nearest to it, in place.
+
+    The shortest text of the largest float32, 3.4028235e+38, is over it by a hair: the library writes it, and then
+    refuses it.
+    """
+    if depth > MAXIMUM_NESTING or not isinstance(value, dict):
+        return
+    for leaf, key in [(field, key) for field in kind.fields for key in {field.name, field.json_name} & value.keys()]:
+        values, places = value, [key]
+        if is_map(leaf):
+            values, places = value[key], list(value[key]) if isinstance(value[key], dict) else []
+            leaf = leaf.message_type.fields_by_name["value"]
+        elif leaf.is_repeated:
+            values, places = value[key], list(range(len(value[key]))) if isinstance(value[key], list) else []
+        for place in places:
+            if leaf.message_type is not None:
+                _round_singles(leaf.message_type, values[place], depth + 1)
+            elif leaf.cpp_type == FieldDescriptor.CPPTYPE_FLOAT and isinstance(values[place], float):
+                values[place] = round_single(values[place])
 
 
 def _depth(value: Any) -> int:

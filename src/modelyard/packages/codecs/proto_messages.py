@@ -115,8 +115,7 @@ def from_json(kind: Descriptor, body: str | bytes | bytearray | memoryview, *, i
         raise ContractError(f"Expected an object; got {shown(value)}.", where=kind.name, remedy=remedy)
     message = new_message(kind)
     taken = _parse(value, message, ignore_unknown)
-    if not taken:
-        _round_singles(kind, value, 0)
+    if not taken and _round_singles(kind, value, 0):
         message = new_message(kind)
         taken = _parse(value, message, ignore_unknown)
     if not taken:
@@ -204,14 +203,15 @@ def _parse(value: Any, message: Message, ignore_unknown: bool) -> bool:
     return True
 
 
-def _round_singles(kind: Descriptor, value: Any, depth: int) -> None:
-    """Round the numbers of `float` fields that are over the largest one and nearest to it, in place.
+def _round_singles(kind: Descriptor, value: Any, depth: int) -> bool:
+    """Round the numbers of `float` fields that are over the largest one and nearest to it, in place; say if there was any.
 
     The shortest text of the largest float32, 3.4028235e+38, is over it by a hair: the library writes it, and then
     refuses it.
     """
+    rounded = False
     if depth > MAXIMUM_NESTING or not isinstance(value, dict):
-        return
+        return rounded
     for leaf, key in [(field, key) for field in kind.fields for key in {field.name, field.json_name} & value.keys()]:
         values, places = value, [key]
         if is_map(leaf):
@@ -221,9 +221,11 @@ def _round_singles(kind: Descriptor, value: Any, depth: int) -> None:
             values, places = value[key], list(range(len(value[key]))) if isinstance(value[key], list) else []
         for place in places:
             if leaf.message_type is not None:
-                _round_singles(leaf.message_type, values[place], depth + 1)
+                rounded |= _round_singles(leaf.message_type, values[place], depth + 1)
             elif leaf.cpp_type == FieldDescriptor.CPPTYPE_FLOAT and isinstance(values[place], float):
-                values[place] = round_single(values[place])
+                given, values[place] = values[place], round_single(values[place])
+                rounded |= values[place] != given
+    return rounded
 
 
 def _depth(value: Any) -> int:

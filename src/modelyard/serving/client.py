@@ -42,6 +42,7 @@ class ServiceFile(msgspec.Struct, frozen=True):
         host: Address that it listens on.
         port: Port that it listens on.
         started: Seconds since 1970, UTC.
+        tls: Whether the port is encrypted.
     """
 
     name: str
@@ -49,12 +50,13 @@ class ServiceFile(msgspec.Struct, frozen=True):
     host: str
     port: int
     started: float
+    tls: bool = False
 
     @property
     def url(self) -> str:
         """Where the HTTP interface begins."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
     @classmethod
     def read(cls, folder: Path, name: str = SERVICE_FILE) -> ServiceFile | None:

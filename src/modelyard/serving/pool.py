@@ -179,11 +179,15 @@ class Pool:
             log_level=self._spec.log_level,
             loader=self._spec.loader,
             drain_seconds=self._spec.drain_seconds,
+            auth=self._spec.auth,
+            tls=self._spec.tls,
+            hosts=self._spec.hosts,
+            anonymous=self._spec.anonymous,
         )
         # One thread for each library: a request is one unit of work, and there is a worker for each core.
         environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._metrics), "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "modelyard.serving.worker", msgspec.json.encode(spec).decode()],
+            [sys.executable, "-P", "-m", "modelyard.serving.worker", spec.text()],
             env=environment,
             stdin=subprocess.DEVNULL,
             pass_fds=(spec.listening, spec.control, spec.page),

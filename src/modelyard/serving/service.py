@@ -21,6 +21,8 @@ import msgspec
 from modelyard.errors import BusyError, ModelyardError
 from modelyard.files import storage_error, storage_errors, write_atomically
 from modelyard.records import Failure
+from modelyard.serving.auth.guard import check_auth
+from modelyard.serving.auth.tls import check_tls
 from modelyard.serving.board import Board
 from modelyard.serving.client import SERVICE_FILE, STOPPED_FILE, ServiceFile
 from modelyard.serving.control import ControlServer
@@ -69,13 +71,17 @@ def run_service(
         faults: For tests.
 
     Raises:
-        RefusedError: The host is not this machine's own.
+        RefusedError: Others could reach it without proving who they are, or without encryption.
         BusyError: Another service runs on the folder, or the port is taken.
         StorageError: The folder can't be written.
         IntegrityError: The committed state was damaged by something else.
     """
     spec.check()
     log = Log(spec.log_level, service=spec.name, pid=os.getpid())
+    if spec.tls is not None:
+        check_tls(spec.tls)
+    if spec.auth is not None:
+        check_auth(spec.auth, log)
     with _folder_lock(spec.folder):
         Supervisor(spec, fetch, live, wake, faults or Faults(), log).run()
 
@@ -148,7 +154,7 @@ class Supervisor:
     def run(self) -> None:
         """Serve until stopped."""
         host, port = self._listening.getsockname()[:2]
-        file = ServiceFile(self._spec.name, os.getpid(), host, port, self._started)
+        file = ServiceFile(self._spec.name, os.getpid(), host, port, self._started, self._spec.tls is not None)
         write_atomically(self._spec.folder / SERVICE_FILE, msgspec.json.encode(file) + b"\n")
         self._control.start()
         with _signals(self._stop_soon):

@@ -8,11 +8,12 @@ from typing import Literal
 import msgspec
 
 from modelyard.errors import InputError, RefusedError
+from modelyard.serving.auth.loopback import is_loopback
+from modelyard.serving.auth.spec import SCOPES, AuthSpec, Scope, TlsSpec
 from modelyard.serving.state import Page
 
 __all__ = ["Limits", "Live", "ServiceSpec", "WorkerSpec"]
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DEFAULT_LOADER = "modelyard.serving.packaged"
 
 
@@ -52,7 +53,7 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         name: Of the service, often the environment's.
         folder: Where it keeps its state; one service at a time runs on a folder.
-        host: Address to listen on; only this machine's own, as there is no authentication.
+        host: Address to listen on. One that others can reach needs `auth`, and `tls` or `behind_proxy`.
         port: Port to listen on; 0 takes the one it had last on this folder, else a free one.
         workers: Processes that answer.
         limits: What one request may ask for.
@@ -73,18 +74,38 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
     prepare_seconds: float = 300.0
     loader: str = DEFAULT_LOADER
 
+    auth: AuthSpec | None = None
+    """How clients prove who they are; None: they don't, and web pages of other origins are kept out."""
+    tls: TlsSpec | None = None
+    """Encryption of the port; None: plain text."""
+    behind_proxy: bool = False
+    """Whether a proxy in front encrypts, so that others may reach a port that does not."""
+    hosts: tuple[str, ...] = ()
+    """Without `auth`: names besides loopback's that the service is called by, such as what a proxy puts into `Host`."""
+    anonymous: tuple[Scope, ...] = SCOPES
+    """Without `auth`: what everybody on this machine may do."""
+
     def check(self) -> None:
         """Raise an error where the service can't be.
 
         Raises:
-            RefusedError: The host is not this machine's own.
-            InputError: The number of workers or the port is impossible.
+            RefusedError: Others could reach it without proving who they are, or without encryption.
+            InputError: The number of workers or the port is impossible, or what is said of an issuer.
         """
-        if self.host not in LOOPBACK:
-            raise RefusedError(
-                f"The service {self.name!r} may not listen on {self.host!r}: it has no authentication yet.",
-                remedy="Use the host 127.0.0.1, and a proxy that authenticates in front of it.",
-            )
+        if not is_loopback(self.host):
+            if self.auth is None:
+                raise RefusedError(
+                    f"The service {self.name!r} may not listen on {self.host!r}: others could ask it without proving "
+                    "who they are.",
+                    remedy="Set serve_keys or serve_issuer, or use the host 127.0.0.1.",
+                )
+            if self.tls is None and not self.behind_proxy:
+                raise RefusedError(
+                    f"The service {self.name!r} may not listen on {self.host!r}: all would pass in the clear.",
+                    remedy="Set serve_tls_certificate and serve_tls_key, or serve_behind_proxy where a proxy encrypts.",
+                )
+        if self.auth is not None:
+            self.auth.check()
         if not 1 <= self.workers <= Page.MAX_WORKERS:
             raise InputError(f"{self.workers} workers are impossible.", remedy=f"Ask for 1 to {Page.MAX_WORKERS}.")
         if not 0 <= self.port <= 65535:
@@ -105,3 +126,16 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"]
     loader: str
     drain_seconds: float
+    auth: AuthSpec | None = None
+    tls: TlsSpec | None = None
+    hosts: tuple[str, ...] = ()
+    anonymous: tuple[Scope, ...] = SCOPES
+
+    def text(self) -> str:
+        """Return it as one word of a command line; there is no secret in it."""
+        return msgspec.json.encode(self, enc_hook=str).decode()
+
+    @classmethod
+    def parse(cls, text: str) -> WorkerSpec:
+        """Return what `text` made."""
+        return msgspec.json.decode(text, type=cls, dec_hook=lambda kind, value: kind(value))

@@ -16,10 +16,11 @@ import threading
 import time
 from pathlib import Path
 
-import msgspec
-
 from modelyard.errors import ModelyardError, RefusedError
+from modelyard.serving.auth.guard import guard_of
+from modelyard.serving.auth.tls import tls_arguments
 from modelyard.serving.http.application import Application
+from modelyard.serving.http.credentials import HttpCredentials
 from modelyard.serving.http.plain import Plain
 from modelyard.serving.http.probes import Probes
 from modelyard.serving.http.server import HttpServer, new_event_loop
@@ -76,8 +77,9 @@ class Worker:
         metrics = Metrics(self._page, self._slots, spec.workers)
         inference = Inference(self._slots, spec.limits, metrics, self._log, spec.worker, spec.workers)
         routes = (*Plain(inference).routes, *Probes(self._page, metrics).routes)
-        application = Application(routes, spec.limits, self._log, spec.worker)
-        self._server = HttpServer(application, self._loop, spec.listening, spec.worker)
+        guard = guard_of(spec.auth, self._log, hosts=spec.hosts, anonymous=spec.anonymous)
+        application = Application(routes, spec.limits, self._log, spec.worker, HttpCredentials(guard))
+        self._server = HttpServer(application, self._loop, spec.listening, spec.worker, tls_arguments(spec.tls))
         self._accept = asyncio.Event()
         self._stop = asyncio.Event()
 
@@ -210,7 +212,7 @@ def die_with(supervisor: int) -> None:
 
 def main() -> None:
     """Run a worker; its one argument is a WorkerSpec as JSON."""
-    spec = msgspec.json.decode(sys.argv[1], type=WorkerSpec)
+    spec = WorkerSpec.parse(sys.argv[1])
     die_with(spec.supervisor)
     status = Worker(spec).run()
     sys.stdout.flush()

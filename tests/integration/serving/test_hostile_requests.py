@@ -14,7 +14,7 @@ from real_packages import write_package
 
 PATH = b"/v1/models/m/predict"
 GOOD = b'{"rows":[{"x":1.5}]}'
-HEAD = b"POST " + PATH + b" HTTP/1.1\r\nhost: x\r\n"
+HEAD = b"POST " + PATH + b" HTTP/1.1\r\nhost: localhost\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def send(served, data: bytes, timeout: float = 10.0) -> bytes:
 
 
 def post(body: bytes, *headers: bytes, path: bytes = PATH, method: bytes = b"POST", version: bytes = b"1.1") -> bytes:
-    lines = [method + b" " + path + b" HTTP/" + version, b"host: x", b"connection: close", *headers]
+    lines = [method + b" " + path + b" HTTP/" + version, b"host: localhost", b"connection: close", *headers]
     if not any(header.lower().startswith((b"content-length", b"transfer-encoding")) for header in headers):
         lines.append(b"content-length: %d" % len(body))
     return b"\r\n".join([*lines, b"", body])

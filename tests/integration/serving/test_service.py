@@ -20,7 +20,7 @@ def test_a_second_service_on_the_same_folder_is_refused(service):
 def test_a_host_that_others_can_reach_is_refused(service, host):
     service.live()
     assert service.spawn(host=host).wait(10) == 3
-    assert "no authentication" in service.log
+    assert "without proving" in service.log
 
 
 def test_the_control_socket_is_for_its_owner_alone(service):

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from modelyard.errors import MissingExtraError, UnauthenticatedError
-from modelyard.serving.auth.keys import PREFIX, KeyRing
+from modelyard.serving.auth.keys import PREFIX, KeyFile, KeyRing
 from modelyard.serving.auth.loopback import LoopbackGuard
 from modelyard.serving.auth.principal import REALM, Principal, anybody
 from modelyard.serving.auth.spec import SCOPES, AuthSpec
 from modelyard.serving.logs import Log
 
-__all__ = ["PUBLIC", "Guard", "Tokens", "guard_of"]
+__all__ = ["PUBLIC", "Guard", "Tokens", "check_auth", "guard_of"]
 
 PUBLIC = "public"
 """What a route needs whose answer everybody may have: health alone."""
 
-_NOBODY = Principal("nobody", frozenset())
+_NOBODY = Principal("nobody", frozenset(), known=False)
 
 
 class Tokens(Protocol):
@@ -145,13 +146,32 @@ def guard_of(auth: AuthSpec | None, log: Log, *, hosts: Iterable[str] = (), anon
     if auth is None:
         return Guard(hosts=hosts, anonymous=anonymous)
     keys = KeyRing(auth.keys, log) if auth.keys is not None else None
-    if auth.issuer is None:
-        return Guard(keys)
+    return Guard(keys, _tokens().verifier_of(auth.issuer, log) if auth.issuer is not None else None)
+
+
+def check_auth(auth: AuthSpec, log: Log) -> None:
+    """Raise an error where the guard of a service would find nothing usable in the files that it is told of.
+
+    Args:
+        auth: How clients prove who they are.
+        log: Told where there is no file of keys yet.
+
+    Raises:
+        MissingExtraError: PyJWT is not installed.
+        ModelyardError: A file can't be read, holds nothing usable, or others may write it.
+    """
+    auth.check()
+    if auth.keys is not None and not KeyFile(auth.keys).all():
+        log.warning("no-keys", file=str(auth.keys), remedy="modelyard key add")
+    if auth.issuer is not None:
+        _tokens().check_files(auth.issuer, log)
+
+
+def _tokens() -> Any:
+    """PyJWT and cryptography take 10 MB of each worker: they are loaded only where tokens count."""
     try:
-        # PyJWT and cryptography take 10 MB of each worker: only where tokens count.
-        from modelyard.serving.auth.tokens import TokenVerifier, source_of  # noqa: PLC0415
+        return importlib.import_module("modelyard.serving.auth.tokens")
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             "Tokens need PyJWT and cryptography.", remedy="Install them with: pip install 'modelyard[serve]'"
         ) from error
-    return Guard(keys, TokenVerifier(auth.issuer, source_of(auth.issuer, log)))

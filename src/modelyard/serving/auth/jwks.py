@@ -114,15 +114,12 @@ def _key(jwk: Mapping[str, Any], allowed: frozenset[str]) -> VerificationKey | N
 
 
 class FileKeys:
-    """Keys from a file, read again when it is another.
+    """Keys from a file, read again when it is another; while it can't be read, no key counts.
 
     Args:
         path: The file.
         allowed: Signatures that count.
-        log: Told why a file does not count.
-
-    Raises:
-        ModelyardError: The file can't be read, or holds no usable key; later this only ends what it held before.
+        log: Told why the file does not count.
     """
 
     def __init__(self, path: Path, allowed: tuple[str, ...], log: Log) -> None:
@@ -133,18 +130,20 @@ class FileKeys:
         self._stamp: tuple[int, ...] | None = None
         self._next_look = 0.0
         self._keys: KeySet | None = None
-        self._read()
+        self._trouble = ""
 
     def current(self) -> KeySet | None:
         """Return what the file says; None where it can't be read."""
         if time.monotonic() >= self._next_look:
             with self._lock:
+                self._next_look = time.monotonic() + LOOK_SECONDS
                 try:
-                    self._read()
+                    self.read()
+                    self._trouble = ""
                 except ModelyardError as error:
-                    if self._keys is not None:
+                    if self._trouble != str(error):
                         self._log.error("token-keys-unreadable", reason=str(error))
-                    self._keys, self._stamp = None, None
+                    self._keys, self._stamp, self._trouble = None, None, str(error)
         return self._keys
 
     def missed(self) -> None:
@@ -153,8 +152,13 @@ class FileKeys:
     def close(self) -> None:
         """Do nothing."""
 
-    def _read(self) -> None:
-        self._next_look = time.monotonic() + LOOK_SECONDS
+    def read(self) -> None:
+        """Read the file, if it is another than before.
+
+        Raises:
+            StorageError: It can't be read.
+            InputError: It holds no key that counts.
+        """
         try:
             with self._path.open("rb") as file:
                 found = os.fstat(file.fileno())

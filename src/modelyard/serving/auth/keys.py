@@ -221,7 +221,11 @@ class KeyRing:
             self._look()
         if self._trouble is not None:
             raise BusyError("The service can't read its keys.", remedy="Tell its operator.")
-        found = self._records.get(key[len(PREFIX) : -SECRET_LENGTH - 1])
+        identity = key[len(PREFIX) : -SECRET_LENGTH - 1]
+        found = self._records.get(identity)
+        if found is None:
+            self._look()  # a key that was made just now counts at once
+            found = self._records.get(identity)
         # That an id exists may be told from the time this takes; ids are no secret.
         if found is None or not hmac.compare_digest(_digest(key), found[0]):
             return None

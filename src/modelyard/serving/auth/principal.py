@@ -25,12 +25,14 @@ class Principal:
         scopes: What is allowed.
         models: Globs; a model counts if its name matches one. Case matters.
         expires: Seconds since 1970, UTC; infinite where it never ends.
+        known: False where nothing was proven, so that the name tells nobody from anybody else.
     """
 
     name: str
     scopes: frozenset[str]
     models: tuple[str, ...] = ("*",)
     expires: float = float("inf")
+    known: bool = True
     _pattern: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -69,4 +71,4 @@ class Principal:
 
 def anybody(scopes: Iterable[str] = SCOPES) -> Principal:
     """Return who asks where nobody need prove anything."""
-    return Principal("anybody", frozenset(scopes))
+    return Principal("anybody", frozenset(scopes), known=False)

@@ -21,7 +21,7 @@ from modelyard.serving.auth.principal import REALM, Principal
 from modelyard.serving.auth.spec import SCOPES, IssuerSpec
 from modelyard.serving.logs import Log
 
-__all__ = ["TokenVerifier", "source_of"]
+__all__ = ["TokenVerifier", "check_files", "source_of", "verifier_of"]
 
 LONGEST_TOKEN = 16 * 1024
 REMEMBERED = 4096
@@ -69,7 +69,7 @@ def source_of(spec: IssuerSpec, log: Log) -> KeySource:
     """Return where an issuer's keys come from; a first fetch may take five seconds, and may fail for now.
 
     Raises:
-        ModelyardError: A file can't be read, or holds no usable key.
+        ModelyardError: There is no usable secret.
     """
     if spec.secret_file is not None:
         return SharedSecret(spec)
@@ -78,6 +78,23 @@ def source_of(spec: IssuerSpec, log: Log) -> KeySource:
     source = FetchedKeys(lambda: fetch_keys(spec), spec, log)
     source.wait(FIRST_KEYS_SECONDS)
     return source
+
+
+def check_files(spec: IssuerSpec, log: Log) -> None:
+    """Raise an error where a file of keys or a secret is not usable; nothing is fetched.
+
+    Raises:
+        ModelyardError: It can't be read, or holds nothing that counts.
+    """
+    if spec.secret_file is not None:
+        SharedSecret(spec)
+    elif not spec.jwks_is_url:
+        FileKeys(Path(spec.jwks), spec.allowed, log).read()
+
+
+def verifier_of(spec: IssuerSpec, log: Log) -> TokenVerifier:
+    """Return what checks an issuer's tokens; see `source_of`."""
+    return TokenVerifier(spec, source_of(spec, log))
 
 
 class TokenVerifier:

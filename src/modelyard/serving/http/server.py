@@ -16,6 +16,8 @@ from granian._futures import _future_watcher_wrapper, _new_cbscheduler
 from granian._granian import RSGIProtocolClosed, RSGIProtocolError, RSGIWorker, SocketHolder, WorkerSignal
 from granian.http import HTTP1Settings
 
+from modelyard.serving.auth.tls import PLAINTEXT, TlsArguments
+
 __all__ = ["CONNECTION_LOST", "HttpServer", "new_event_loop"]
 
 CONNECTION_LOST = (RSGIProtocolClosed, RSGIProtocolError)
@@ -42,14 +44,21 @@ class HttpServer:
         loop: Its event loop.
         descriptor: Of the listening socket, shared with other processes.
         worker: Number of this worker, from 0.
+        tls: What granian is told of TLS.
     """
 
-    def __init__(self, application: Application, loop: asyncio.AbstractEventLoop, descriptor: int, worker: int) -> None:
+    def __init__(
+        self,
+        application: Application,
+        loop: asyncio.AbstractEventLoop,
+        descriptor: int,
+        worker: int,
+        tls: TlsArguments = PLAINTEXT,
+    ) -> None:
         self._loop = loop
         self._signal = WorkerSignal()
         self._done = asyncio.Event()
         self._signal.add_cb(self._when_done)
-        plaintext: tuple[Any, ...] = (False, None, None, None, "tls1.3", None, [], False)
         # The stub of this compiled class lags behind its signature.
         make: Any = RSGIWorker
         self._worker = make(
@@ -66,7 +75,7 @@ class HttpServer:
             None,
             False,
             None,
-            *plaintext,
+            *tls,
             (None, None),
         )
         # These have no type hints.

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
+
 from modelyard.errors import ModelyardError, NotFoundError
 from modelyard.serving.faults import Faults
 from modelyard.serving.service import Limits, Live, ServiceSpec, run_service
@@ -50,6 +52,9 @@ def main() -> None:
         loader=options.get("loader", "double_loader"), drain_seconds=options.get("drain_seconds", 5.0),
         prepare_seconds=options.get("prepare_seconds", 60.0),
     )  # fmt: skip
+    given = {name: options[name] for name in ("auth", "tls", "behind_proxy", "hosts", "anonymous") if name in options}
+    told = msgspec.to_builtins(spec, enc_hook=str) | given
+    spec = msgspec.convert(told, ServiceSpec, dec_hook=lambda kind, value: kind(value))
     follow = options.get("follow", False)
     try:
         run_service(

@@ -67,6 +67,8 @@ class AsyncClient:
         model: str,
         data: Data,
         *,
+        version: str | None = None,
+        label: str | None = None,
         encoding: Encoding | None = None,
         routing_key: str | None = None,
         traceparent: str | None = None,
@@ -75,7 +77,14 @@ class AsyncClient:
         """Predict rows; see `Client.predict`."""
         return await self._run(
             self._core.predict(
-                model, data, encoding=encoding, routing_key=routing_key, traceparent=traceparent, timeout=timeout
+                model,
+                data,
+                version=version,
+                label=label,
+                encoding=encoding,
+                routing_key=routing_key,
+                traceparent=traceparent,
+                timeout=timeout,
             )
         )
 
@@ -124,9 +133,12 @@ class AsyncClient:
             with translated(self._core.url, send):
                 async with asyncio.timeout(send.timeout):
                     response = await self._http.request(
-                        request.method, request.path, content=request.body, headers=request.headers,
+                        request.method,
+                        request.path,
+                        content=request.body,
+                        headers=request.headers,
                         timeout=timeouts(send),
-                    )  # fmt: skip
+                    )
         except TimeoutError as error:
             if isinstance(error, ServiceError):
                 raise

@@ -69,6 +69,8 @@ class Client:
         model: str,
         data: Data,
         *,
+        version: str | None = None,
+        label: str | None = None,
         encoding: Encoding | None = None,
         routing_key: str | None = None,
         traceparent: str | None = None,
@@ -80,6 +82,9 @@ class Client:
             model: Its name.
             data: A list of mappings (rows), a mapping of lists or arrays (columns), a data frame of pandas or Polars,
                 an Arrow table, a structured NumPy array; or, for a model of one input field, that field's array.
+            version: The one that shall answer, such as `v1.2.0`, as long as the service holds it; default: the one that
+                is served.
+            label: Of the version that shall answer, such as `stable` or `canary`. Give one of both.
             encoding: `json` or `arrow`. Default: Arrow for its tables and for arrays of 4 KiB or more where the service
                 takes it; else JSON.
             routing_key: Who the request is for, such as a customer's id: while a canary runs, one key is always
@@ -89,7 +94,7 @@ class Client:
 
         Raises:
             InvalidRequestError: The data does not fit the model's contract; `row` and `field` say where.
-            ModelNotFoundError: The service has no such model.
+            ModelNotFoundError: The service has no such model, or does not hold that version.
             TooLargeError: The service takes fewer bytes or rows at once.
             OverloadedError: It is busy or not ready, and stayed so.
             ServiceTimeoutError: There was no answer in time.
@@ -98,7 +103,14 @@ class Client:
         """
         return self._run(
             self._core.predict(
-                model, data, encoding=encoding, routing_key=routing_key, traceparent=traceparent, timeout=timeout
+                model,
+                data,
+                version=version,
+                label=label,
+                encoding=encoding,
+                routing_key=routing_key,
+                traceparent=traceparent,
+                timeout=timeout,
             )
         )
 

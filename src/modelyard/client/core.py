@@ -96,6 +96,8 @@ class Core:
         model: str,
         data: Data,
         *,
+        version: str | None,
+        label: str | None,
         encoding: Encoding | None,
         routing_key: str | None,
         traceparent: str | None,
@@ -107,7 +109,7 @@ class Core:
         if routing_key is not None:
             headers["x-routing-key"] = _checked_header("routing key", routing_key)
         headers |= _trace(traceparent)
-        asked = _Prediction(f"{_model_path(model)}/predict", headers, encoding, deadline)
+        asked = _Prediction(_predict_path(model, version, label), headers, encoding, deadline)
         given = named(data)
         if not isinstance(given, np.ndarray):
             return (yield from self._predict(asked, given))
@@ -255,10 +257,21 @@ def _passing(error: ServiceError) -> bool:
 
 
 def _model_path(name: str) -> str:
+    return f"/v1/models/{_segment(name)}"
+
+
+def _segment(name: str) -> str:
     # A path ends at a dot segment wherever a client or a proxy tidies it up.
     if name in ("", ".", ".."):
-        raise InvalidRequestError(f"No model is named {name!r}.", remedy="Give a model's name.", sent=False)
-    return f"/v1/models/{quote(name, safe='')}"
+        raise InvalidRequestError(f"Nothing is named {name!r}.", remedy="Give a name.", sent=False)
+    return quote(name, safe="")
+
+
+def _predict_path(model: str, version: str | None, label: str | None) -> str:
+    if version is not None and label is not None:
+        raise InvalidRequestError("Both a version and a label are given.", remedy="Give one of them.", sent=False)
+    pinned = [(kind, name) for kind, name in (("versions", version), ("labels", label)) if name is not None]
+    return _model_path(model) + "".join(f"/{kind}/{_segment(name)}" for kind, name in pinned) + "/predict"
 
 
 def _checked_url(url: str) -> str:

@@ -111,7 +111,7 @@ def test_an_unknown_model_is_not_found(client):
         with pytest.raises(ModelNotFoundError) as caught:
             ask()
         assert (caught.value.status, caught.value.problem) == (404, "not-found")
-    with pytest.raises(InvalidRequestError, match="No model is named"):
+    with pytest.raises(InvalidRequestError, match="Nothing is named"):
         client.model("..")
 
 
@@ -146,6 +146,22 @@ def test_the_name_of_an_array_s_field_is_learned_anew_when_a_swap_has_changed_it
     service.client.swap("m", "v2", write_package(service.root / "store", 3.0, "other"))
     answer = client.predict("m", np.ones(1))
     assert (answer.version, next(iter(answer.columns.values())).tolist()) == ("v2", [3.0])
+
+
+def test_a_version_or_a_label_can_be_asked_for_as_long_as_it_is_held(service, connect):
+    service.start(workers=1)
+    for version, factor in (("v1", 2), ("v2", 3)):
+        service.client.swap("m", version, service.package(factor=factor))
+    client = connect(service.client.url)
+    asked = [client.predict("m", {"x": [1.0]}, **pinned) for pinned in ({}, {"version": "v1"}, {"label": "stable"})]
+    assert [(answer.version, answer.rows) for answer in asked] == [
+        ("v2", [{"value": 3.0}]), ("v1", [{"value": 2.0}]), ("v2", [{"value": 3.0}]),
+    ]  # fmt: skip
+    for missing in ({"version": "v3"}, {"label": "nobody/s"}):
+        with pytest.raises(ModelNotFoundError):
+            client.predict("m", {"x": [1.0]}, **missing)
+    with pytest.raises(InvalidRequestError, match="Both a version and a label"):
+        client.predict("m", {"x": [1.0]}, version="v1", label="stable")
 
 
 def test_nobody_there_is_not_ready_in_time(connect):

@@ -204,7 +204,7 @@ def _parse(value: Any, message: Message, ignore_unknown: bool) -> bool:
 
 
 def _round_singles(kind: Descriptor, value: Any, depth: int) -> bool:
-    """Round the numbers of `float` fields that are over the largest one and nearest to it, in place; say if there was any.
+    """Round the numbers of `float` fields that are over the largest one and nearest to it, in place; say if any was.
 
     The shortest text of the largest float32, 3.4028235e+38, is over it by a hair: the library writes it, and then
     refuses it.

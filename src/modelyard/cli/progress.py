@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 import click
+from rich import progress as rich_progress
 from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -17,7 +18,7 @@ from modelyard.cli.output import STATE_STYLE, console
 from modelyard.records import Event, EventKind
 from modelyard.text import span
 
-__all__ = ["LineProgress", "LiveProgress", "Progress", "open_progress"]
+__all__ = ["Bar", "LineBar", "LineProgress", "LiveBar", "LiveProgress", "Progress", "open_bar", "open_progress"]
 
 
 class Progress:
@@ -129,3 +130,83 @@ def open_progress(steps: Sequence[str], *, quiet: bool) -> Progress:
     if quiet:
         return Progress()
     return LiveProgress(steps) if console().is_terminal else LineProgress()
+
+
+class Bar:
+    """How far one long work is; used as a context manager around it. This one shows nothing."""
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def show(self, label: str, done: float, total: float, figures: str) -> None:
+        """Show that `done` of `total` is done under a label, with what else there is to say."""
+
+    def note(self, text: str) -> None:
+        """Tell something that stays."""
+
+
+class LineBar(Bar):
+    """One line for each tenth of each label, on standard error: for pipes and logs."""
+
+    def __init__(self) -> None:
+        self._label = ""
+        self._tenth = 0
+
+    def show(self, label: str, done: float, total: float, figures: str) -> None:
+        """Print a line where another tenth is done."""
+        tenth = int(10 * done / total) if total else 10
+        if label != self._label:
+            self._label, self._tenth = label, 0
+        if tenth > self._tenth:
+            self._tenth = tenth
+            click.echo(f"{label} {10 * tenth:>3} %  {figures}".rstrip(), err=True)
+
+    def note(self, text: str) -> None:
+        """Print it."""
+        click.echo(text, err=True)
+
+
+class LiveBar(Bar):
+    """A bar with the time that is left, on a terminal."""
+
+    def __init__(self) -> None:
+        self._progress = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(),
+            rich_progress.TaskProgressColumn(),
+            rich_progress.TextColumn("{task.fields[figures]}"),
+            rich_progress.TimeRemainingColumn(),
+            console=console(stderr=True),
+        )
+        self._tasks: dict[str, rich_progress.TaskID] = {}
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, label: str, done: float, total: float, figures: str) -> None:
+        """Move the label's bar."""
+        if label not in self._tasks:
+            self._tasks[label] = self._progress.add_task(label, total=total, figures="")
+        self._progress.update(self._tasks[label], completed=done, total=total, figures=figures)
+
+    def note(self, text: str) -> None:
+        """Print it above the bars."""
+        self._progress.console.print(Text(text))
+
+
+def open_bar(*, quiet: bool) -> Bar:
+    """Return the bar that fits the place that standard error goes to; with `quiet` one that shows nothing."""
+    if quiet:
+        return Bar()
+    return LiveBar() if console(stderr=True).is_terminal else LineBar()

@@ -5,12 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from modelyard.cli.output import json_option, print_json, table, yard_of
+from modelyard.cli.progress import Bar, open_bar
+from modelyard.text import count, span
+from modelyard.yard import rooms
 from modelyard.yard.services import ServiceState
+
+if TYPE_CHECKING:
+    from modelyard.serving.batch.spec import BatchPlan
+    from modelyard.serving.batch.spec import Progress as BatchProgress
 
 __all__ = ["commands"]
 
@@ -53,12 +60,84 @@ def serve(ctx: click.Context, environment: str, port: int, workers: int | None) 
 
 @click.command()
 @click.argument("model")
-@click.argument("rows", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
-@click.option("--env", "environment", default="production", show_default=True, help="Which service to ask.")
+@click.argument("rows", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
+@click.option("--env", "environment", help="Whose service is asked, or whose released version predicts (production).")
+@click.option("--input", "source", type=click.Path(path_type=Path, dir_okay=False), help="The file to predict.")
+@click.option("--output", type=click.Path(path_type=Path), help="The file for the answers; replaced when all is done.")
+@click.option("--version", help="Predict the file with this version, such as v1.2.0, released or not.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that predict the file (default: one a core).")
+@click.option("--batch-rows", type=click.IntRange(min=1), help="Rows of a part (default: what takes some 16 MiB).")
+@click.option("--columns", metavar="NAMES", help="Input columns to keep beside the answers, with commas; * for all.")
+@click.option("--dry-run", is_flag=True, help="Say rows, model and parts of the file, and predict nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @json_option
 @click.pass_context
-def predict(ctx: click.Context, model: str, rows: Path, environment: str, as_json: bool) -> None:
-    """Send ROWS (a JSON or CSV file, `-` for standard input as JSON) to the service and print what MODEL answers."""
+def predict(
+    ctx: click.Context, model: str, rows: Path | None, environment: str | None, source: Path | None,
+    output: Path | None, version: str | None, workers: int | None, batch_rows: int | None, columns: str | None,
+    dry_run: bool, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Ask a running service about a few ROWS, or predict a whole file without a service.
+
+    `predict MODEL ROWS` sends ROWS (a JSON or CSV file, `-` for standard input as JSON) to the service of an
+    environment and prints what MODEL answers.
+
+    `predict MODEL --input big.parquet --output out.parquet` predicts every row of a file on all cores. Parquet, Arrow
+    IPC, CSV and JSON lines are read and written by suffix; the file may be larger than memory. Run again after a kill,
+    it goes on where it was.
+    """
+    batch = {"--output": output, "--version": version, "--workers": workers, "--batch-rows": batch_rows,
+             "--columns": columns, "--dry-run": dry_run or None}  # fmt: skip
+    if (rows is None) == (source is None):
+        raise click.UsageError("Give ROWS to ask a service, or --input and --output to predict a file.", ctx)
+    if rows is not None:
+        used = [name for name, value in batch.items() if value is not None]
+        if used:
+            raise click.UsageError(f"{used[0]} goes with --input, and not with ROWS.", ctx)
+        _ask(ctx, model, rows, environment or "production", as_json)
+        return
+    if source is None or output is None:
+        raise click.UsageError("--input needs --output.", ctx)
+    if version is not None and environment is not None:
+        raise click.UsageError("--version and --env name a version each; give one.", ctx)
+    prediction = rooms.FilePrediction(
+        yard_of(ctx), model, input=source, output=output, version=version, environment=environment or "production",
+        workers=workers, batch_rows=batch_rows,
+        columns=tuple(name for name in (columns or "").split(",") if name),
+    )  # fmt: skip
+    if dry_run:
+        _print_plan(prediction.plan(), as_json)
+        return
+    with open_bar(quiet=quiet or as_json) as bar:
+        done = prediction.run(lambda progress: _show(bar, progress))
+    if as_json:
+        print_json(done)
+        return
+    speed = f", {done.rows / done.seconds:,.0f} rows/s" if done.rows else ""
+    click.echo(f"{count(done.rows, 'row')} by {prediction.spec.model} in {span(done.seconds)}{speed}: {done.output}")
+
+
+def _show(bar: Bar, progress: BatchProgress) -> None:
+    if progress.note:
+        bar.note(progress.note)
+    elif progress.phase == "predict":
+        bar.show("predict", progress.done, progress.total, count(progress.rows, "row"))
+    else:
+        bar.show("write", progress.done, progress.total, "")
+
+
+def _print_plan(plan: BatchPlan, as_json: bool) -> None:
+    if as_json:
+        print_json(plan)
+        return
+    click.echo(f"{count(plan.rows, 'row')} in {count(plan.parts, 'part')} of up to {plan.batch_rows:,}")
+    click.echo(f"model: {plan.model}")
+    click.echo(f"columns of the output: {', '.join(plan.columns)}")
+    if plan.finished:
+        click.echo(f"{count(plan.finished, 'part')} of an earlier attempt will be used")
+
+
+def _ask(ctx: click.Context, model: str, rows: Path, environment: str, as_json: bool) -> None:
     services = yard_of(ctx).services
     body = sys.stdin.buffer.read() if str(rows) == "-" else rows.read_bytes()
     media = "text/csv" if rows.suffix.lower() == ".csv" else "application/json"

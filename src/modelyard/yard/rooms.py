@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from modelyard.yard.insight import compare_runs, explain_task
     from modelyard.yard.packing import pack, package_name
     from modelyard.yard.policies import CommittedPolicies
+    from modelyard.yard.prediction import FilePrediction
     from modelyard.yard.review import evidence_of, release_events, stored_packages, summary_of
     from modelyard.yard.services import Services
 
@@ -56,6 +57,7 @@ _HOMES = {
     "modelyard.yard.insight": ("compare_runs", "explain_task"),
     "modelyard.yard.packing": ("pack", "package_name"),
     "modelyard.yard.policies": ("CommittedPolicies",),
+    "modelyard.yard.prediction": ("FilePrediction",),
     "modelyard.yard.review": ("evidence_of", "release_events", "stored_packages", "summary_of"),
     "modelyard.yard.services": ("Services",),
 }
@@ -63,10 +65,10 @@ HOME = {name: module for module, names in _HOMES.items() for name in names}
 """The module that each name lives in."""
 
 __all__ = [
-    "Blueprint", "Catalog", "Center", "CodeReader", "CommittedPolicies", "Outbox", "Scheduler", "Services", "actor_of",
-    "begin", "collect", "compare_runs", "environment_lock", "evidence_of", "explain_task", "load_blueprint",
-    "named_blueprints", "open_bus", "open_executor", "pack", "package_name", "plan", "policy_of", "process_identity",
-    "release_events", "stored_packages", "summary_of", "verify",
+    "Blueprint", "Catalog", "Center", "CodeReader", "CommittedPolicies", "FilePrediction", "Outbox", "Scheduler",
+    "Services", "actor_of", "begin", "collect", "compare_runs", "environment_lock", "evidence_of", "explain_task",
+    "load_blueprint", "named_blueprints", "open_bus", "open_executor", "pack", "package_name", "plan", "policy_of",
+    "process_identity", "release_events", "stored_packages", "summary_of", "verify",
 ]  # fmt: skip
 
 

@@ -129,4 +129,4 @@ def _chunk_size(field: Field, chunk: parquet.ColumnChunkMetaData, body: memoryvi
                 remedy="Write it with a dictionary, or plain.",
             )
     # Run lengths and dictionaries make many values out of few bytes: each is counted as the widest number.
-    return size + _VALUE_BYTES * max(values, chunk.num_values)
+    return size + _VALUE_BYTES * max(values, int(chunk.num_values))

@@ -139,7 +139,8 @@ def test_an_array_without_names_needs_a_model_of_one_field(client):
 def test_the_name_of_an_array_s_field_is_learned_anew_when_a_swap_has_changed_it(service, connect):
     service.options["loader"] = "modelyard.serving.packaged"
     (service.root / "store").mkdir()
-    service.start(workers=1)
+    # Without a grace window, in which the replaced contract is still answered.
+    service.start(workers=1, grace_seconds=0.0)
     service.client.swap("m", "v1", write_package(service.root / "store", 2.0))
     client = connect(service.client.url)
     assert client.predict("m", np.ones(1)).version == "v1"

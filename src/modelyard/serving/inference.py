@@ -28,7 +28,7 @@ from modelyard.serving.slots import Generation, Slot, Slots
 from modelyard.serving.spec import Limits
 from modelyard.serving.state import Page
 
-__all__ = ["Decode", "Encode", "Inference", "Taken"]
+__all__ = ["Decode", "Encode", "Inference", "Taken", "model_missing"]
 
 LARGE_BODY = 256 * 1024
 RETRY = (("retry-after", "1"),)
@@ -93,7 +93,7 @@ class Inference:
         started = time.perf_counter()
         self.words[self.own] += 1
         try:
-            slot = self._slot(name)
+            slot = self.slot(name)
             if version is not None:
                 generation = slot.take_version(version)
             elif label is not None:
@@ -101,7 +101,7 @@ class Inference:
             else:
                 generation = slot.take(key() if key is not None and slot.has_canary else None)
             if generation is None:
-                raise _missing(slot, version, label)
+                raise model_missing(slot, version, label)
             try:
                 self._admit()
             except HttpProblem:
@@ -115,7 +115,8 @@ class Inference:
         pinned = version is not None or label is not None
         return Taken(self, slot, generation, request_id, started, pinned=pinned)
 
-    def _slot(self, name: str) -> Slot:
+    def slot(self, name: str) -> Slot:
+        """Return the slot of a model; raises HttpProblem 404 or 503 where there is none."""
         slot = self.slots.get(name)
         if slot is None:
             if not self.words[Page.READY]:
@@ -133,7 +134,8 @@ class Inference:
             )  # fmt: skip
 
 
-def _missing(slot: Slot, version: str | None, label: str | None) -> HttpProblem:
+def model_missing(slot: Slot, version: str | None = None, label: str | None = None) -> HttpProblem:
+    """Return the problem that a slot holds nothing that answers, or not that version or label."""
     if version is None and label is None:
         return HttpProblem(503, "not-ready", f"The model {slot.name!r} is not loaded.", headers=RETRY)
     what = f"version {version}" if version is not None else f"label {label}"
@@ -202,7 +204,13 @@ class Taken:
             )  # fmt: skip
 
     async def answer(
-        self, body: Body, decode: Decode[Body], encode: Encode[Answer], *, size: int | None = None
+        self,
+        body: Body,
+        decode: Decode[Body],
+        encode: Encode[Answer],
+        *,
+        size: int | None = None,
+        beside: bool = False,
     ) -> Answer:
         """Predict what a body asks for.
 
@@ -211,12 +219,13 @@ class Taken:
             decode: From the body to checked columns.
             encode: From answer columns to the protocol's answer.
             size: Bytes of the body; default its length.
+            beside: Whether even a small one is too much work for the event loop.
 
         Raises:
             ContractError: The body does not fit the contract.
             HttpProblem: 413 too many rows, 500 the model could not answer.
         """
-        large = (len(body) if size is None else size) > LARGE_BODY  # type: ignore[arg-type]
+        large = beside or (len(body) if size is None else size) > LARGE_BODY  # type: ignore[arg-type]
         if self.generation.quick and not large:
             try:
                 columns = decode(self.generation.served, body)

@@ -17,10 +17,12 @@ from modelyard.packages.golden import Golden
 if TYPE_CHECKING:
     from modelyard.serving.state import GenerationRecord
 
-__all__ = ["CSV", "JSON", "JSON_COLUMNS", "Loader", "Served", "loader_of"]
+__all__ = ["ARROW", "CSV", "JSON", "JSON_COLUMNS", "Loader", "Served", "loader_of"]
 
 JSON = "application/json"
 CSV = "text/csv"
+ARROW = "application/vnd.apache.arrow.stream"
+PARQUET = "application/vnd.apache.parquet"
 JSON_COLUMNS = "application/json; layout=columns"
 """Not a media type on the wire: JSON for who asked by columns."""
 

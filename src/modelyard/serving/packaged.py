@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from pathlib import Path
+from typing import Any
 
 from modelyard.packages.codecs import csv
 from modelyard.packages.codecs import json as json_codec
@@ -11,7 +13,7 @@ from modelyard.packages.contract import Contract
 from modelyard.packages.golden import Golden, check_golden
 from modelyard.packages.model import Model
 from modelyard.packages.package import Package
-from modelyard.serving.loading import CSV, JSON, JSON_COLUMNS, Served
+from modelyard.serving.loading import ARROW, CSV, JSON, JSON_COLUMNS, PARQUET, Served
 
 __all__ = ["load", "verify"]
 
@@ -44,16 +46,28 @@ def load(folder: Path) -> Served:
     return Served(
         contract=contract,
         predict=model.predict_checked,
-        decoders={JSON: decoder.decode, CSV: lambda body: csv.decode(contract, body)},
+        decoders={
+            JSON: decoder.decode,
+            CSV: lambda body: csv.decode(contract, body),
+            ARROW: lambda body: _codec("arrow").decode(contract, body),
+            PARQUET: lambda body: _codec("parquet").decode(contract, body),
+        },
         encoders={
             JSON: lambda outputs: b'{"rows":' + json_codec.encode(outputs) + b"}",
             JSON_COLUMNS: lambda outputs: b'{"columns":' + json_codec.encode(outputs, "columns") + b"}",
             CSV: csv.encode,
+            ARROW: lambda outputs: _codec("arrow").encode(outputs),
+            PARQUET: lambda outputs: _codec("parquet").encode(outputs),
         },
         row_seconds=_row_seconds(model, golden),
         documents={name: (folder / name).read_bytes() for name in DOCUMENTS},
         golden=golden,
     )
+
+
+def _codec(name: str) -> Any:
+    """Return a codec that is imported when it is first used: Arrow takes 35 MB of each worker."""
+    return importlib.import_module(f"modelyard.packages.codecs.{name}")
 
 
 def _row_seconds(model: Model, golden: Golden) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.errors import ContractError, InputError, ModelyardError
+from modelyard.errors import BusyError, ContractError, InputError, ModelyardError, NotFoundError, RefusedError
 
 __all__ = ["MEDIA_TYPE", "HttpProblem", "problem_of"]
 
@@ -45,8 +45,13 @@ class HttpProblem(Exception):  # noqa: N818  (RFC 9457 calls it a problem)
         self.remedy = remedy
         self.headers = headers
 
-    def document(self, request_id: str) -> bytes:
-        """Return the JSON text."""
+    def document(self, request_id: str, *, error: bool = False) -> bytes:
+        """Return the JSON text.
+
+        Args:
+            request_id: Of the request.
+            error: Whether the detail is told as `error` too, as the Open Inference Protocol has it.
+        """
         members: dict[str, Any] = {
             "type": f"urn:modelyard:problem:{self.code}",
             "title": HTTPStatus(self.status).phrase,
@@ -57,6 +62,8 @@ class HttpProblem(Exception):  # noqa: N818  (RFC 9457 calls it a problem)
             members["where"] = self.where
         if self.remedy:
             members["remedy"] = self.remedy
+        if error:
+            members["error"] = self.detail
         members["request_id"] = request_id
         return msgspec.json.encode(members)
 
@@ -70,6 +77,11 @@ def problem_of(error: Exception) -> HttpProblem:
         if isinstance(cause, UnicodeDecodeError | csv.Error) or type(cause) is msgspec.DecodeError:
             return HttpProblem(400, "malformed", error.what, where=error.where, remedy=error.remedy)
         return HttpProblem(422, error.code, error.what, where=error.where, remedy=error.remedy)
+    for kind, status in ((NotFoundError, 404), (RefusedError, 409), (BusyError, 503)):
+        if isinstance(error, kind):
+            # Their places are folders of this machine.
+            retry = (("retry-after", "1"),) if status == 503 else ()
+            return HttpProblem(status, error.code, error.what, remedy=error.remedy, headers=retry)
     if isinstance(error, InputError):
         return HttpProblem(400, error.code, error.what, where=error.where, remedy=error.remedy)
     code = error.code if isinstance(error, ModelyardError) else "internal"

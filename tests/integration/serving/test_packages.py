@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from real_packages import spoil_golden_samples, write_package
 
 from modelyard.errors import IntegrityError
@@ -53,6 +55,28 @@ def test_json_by_rows_and_by_columns_and_csv_give_the_same_answer(served):
     assert columns.json == {**head, "columns": {"value": [3.0, 4.0]}}
     table = served.request("POST", PATH, "x\n1.5\n2\n", content_type="text/csv")
     assert (table.headers["content-type"], table.body) == ("text/csv", b"value\r\n3.0\r\n4.0\r\n")
+
+
+ARROW = "application/vnd.apache.arrow.stream"
+PARQUET = "application/vnd.apache.parquet"
+
+
+@pytest.mark.parametrize("kind", [ARROW, PARQUET])
+def test_arrow_and_parquet_are_answered_in_kind(served, kind):
+    table = pa.table({"x": pa.array([1.5, 2.0], pa.float32())})
+    sink = pa.BufferOutputStream()
+    if kind == ARROW:
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        parquet.write_table(table, sink)
+    answer = served.request("POST", PATH, sink.getvalue().to_pybytes(), content_type=kind)
+    assert (answer.status, answer.headers["content-type"]) == (200, kind)
+    given = pa.BufferReader(answer.body)
+    read = pa.ipc.open_stream(given).read_all() if kind == ARROW else parquet.read_table(given)
+    assert read.to_pydict() == {"value": [3.0, 4.0]}
+    as_json = served.request("POST", PATH, sink.getvalue().to_pybytes(), content_type=kind, accept="application/json")
+    assert as_json.json["rows"] == [{"value": 3.0}, {"value": 4.0}]
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ class Application:
             response.headers.append(("x-request-id", request_id))
             exchange.response_bytes(response.status, response.headers, b"" if method == "HEAD" else response.body)
         except Exception as error:
-            self._answer_problem(exchange, error, request_id, request.named if request else ())
+            self._answer_problem(scope, exchange, error, request_id, request.named if request else ())
 
     async def _in_time(self, answering: Coroutine[Any, Any, Response], given: str) -> Response:
         """Answer within the seconds that the client still waits."""
@@ -95,7 +95,12 @@ class Application:
             raise HttpProblem(504, "deadline", f"There was no answer within {seconds:g} s.") from None
 
     def _answer_problem(
-        self, exchange: Exchange, error: Exception, request_id: str, named: Sequence[tuple[str, str]]
+        self,
+        scope: Scope,
+        exchange: Exchange,
+        error: Exception,
+        request_id: str,
+        named: Sequence[tuple[str, str]],
     ) -> None:
         problem = problem_of(error)
         if problem.status >= 500 and problem.code != "not-ready":
@@ -103,4 +108,6 @@ class Application:
         else:
             self._log.info("request-refused", request=request_id, status=problem.status, code=problem.code)
         headers = [("content-type", MEDIA_TYPE), *problem.headers, *named, ("x-request-id", request_id)]
-        exchange.response_bytes(problem.status, headers, problem.document(request_id))
+        exchange.response_bytes(
+            problem.status, headers, problem.document(request_id, error=scope.path.startswith("/v2"))
+        )

@@ -1,4 +1,4 @@
-"""The plain surface: `POST /v1/models/{name}/predict` in JSON and CSV, and what is served."""
+"""The plain surface: `POST /v1/models/{name}/predict` in JSON, CSV, Arrow and Parquet, and what is served."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import msgspec
 
 from modelyard.contracts import Columns
 from modelyard.serving.http.negotiation import acceptable, media_type
-from modelyard.serving.http.routing import Endpoint, Request, Response, Route
+from modelyard.serving.http.routing import Answering, Endpoint, Request, Response, Route
 from modelyard.serving.inference import Inference
-from modelyard.serving.loading import CSV, JSON, JSON_COLUMNS, Served
+from modelyard.serving.loading import ARROW, CSV, JSON, JSON_COLUMNS, PARQUET, Served
 from modelyard.serving.problems import HttpProblem
 from modelyard.serving.slots import Generation
 
 __all__ = ["Plain"]
 
-KINDS = (JSON, CSV)
+KINDS = (JSON, CSV, ARROW, PARQUET)
+ARROW_KINDS = frozenset({ARROW, PARQUET})
 SELF_DELIMITING = frozenset({JSON})
 _BY_COLUMNS = re.compile(rb'^\s*\{\s*"columns"\s*:')
 
@@ -43,17 +44,17 @@ class Plain:
             Route("/v1/models", {"GET": Endpoint(self.models, "read")}),
         )
 
-    async def predict(self, request: Request) -> Response:
+    def predict(self, request: Request) -> Answering:
         """Predict the rows of a body."""
-        return await self._predict(request)
+        return self._predict(request)
 
-    async def predict_version(self, request: Request) -> Response:
+    def predict_version(self, request: Request) -> Answering:
         """Predict by one version alone."""
-        return await self._predict(request, version=request.parameters[1])
+        return self._predict(request, version=request.parameters[1])
 
-    async def predict_label(self, request: Request) -> Response:
+    def predict_label(self, request: Request) -> Answering:
         """Predict by what a label names."""
-        return await self._predict(request, label=request.parameters[1])
+        return self._predict(request, label=request.parameters[1])
 
     async def _predict(self, request: Request, *, version: str | None = None, label: str | None = None) -> Response:
         kind = media_type(request.header("content-type"), KINDS)
@@ -74,7 +75,9 @@ class Plain:
                 answer = generation.served.encoders[JSON_COLUMNS if by_columns else JSON](outputs)
                 return generation.json_prefix + b"," + answer[1:]
 
-            answer = await taken.answer(body, decode, encode)
+            # Arrow is imported at its first use, and unpacks what is far larger than the body.
+            beside = kind in ARROW_KINDS or wanted in ARROW_KINDS
+            answer = await taken.answer(body, decode, encode, beside=beside)
             return Response(200, [("content-type", wanted), *taken.generation.headers], answer)
 
     async def models(self, _request: Request) -> Response:

@@ -7,7 +7,7 @@ CONSTRAINTS := constraints.txt
 SERVED := $(VENV)/.installed
 READY := $(VENV)/.ready-for-tests
 
-.PHONY: help demo test quick lint format bench docs clean
+.PHONY: help demo test quick lint format bench docs protos clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ bench: $(READY) ## measure against peers, side by side in one run
 docs: $(READY) ## rewrite the generated reference pages
 	@$(BIN)/python -m modelyard.blueprint.reference docs/reference/blueprint.md
 	@$(BIN)/python -m modelyard.cli.reference docs/reference/cli.md
+
+protos: $(READY) ## compile the .proto files of the gRPC services
+	@cd src/modelyard/serving/grpc && $(CURDIR)/$(BIN)/python -m grpc_tools.protoc -I. --descriptor_set_out=descriptors.binpb open_inference.proto health.proto reflection.proto
 
 clean: ## remove what make made
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache

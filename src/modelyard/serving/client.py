@@ -11,17 +11,29 @@ from modelyard.errors import BusyError, IntegrityError, NotFoundError, RunError
 from modelyard.files import storage_errors
 from modelyard.serving.control import connect
 from modelyard.serving.wire import (
+    CanaryRequest,
     Channel,
     ControlReply,
     ControlRequest,
+    EndCanaryRequest,
+    EndShadowRequest,
     Failed,
+    LabelRequest,
+    LoadRequest,
+    PromoteRequest,
+    RepositoryIndex,
+    RepositoryIndexRequest,
     RollbackRequest,
+    Routed,
     ServiceStatus,
+    ShadowRequest,
+    ShareRequest,
     StatusRequest,
     Stopping,
     StopRequest,
     Swapped,
     SwapRequest,
+    UnloadRequest,
     error_of,
 )
 
@@ -126,9 +138,7 @@ class ServiceClient:
         return reply
 
     def swap(self, model: str, version: str, package: str) -> Swapped:
-        """Serve a version of a package; returns when every new request is answered by it.
-
-        A service that follows releases goes back to what is released at its next turn.
+        """Serve a version of a package; returns when every new request is answered by it. A canary ends.
 
         Args:
             model: Name of the slot.
@@ -137,20 +147,154 @@ class ServiceClient:
 
         Raises:
             NotFoundError: No service runs on the folder, or there is no such package.
+            RefusedError: The service follows releases.
             ModelyardError: Why the package can't be served; the old generation goes on answering.
         """
-        reply = self._ask(SwapRequest(model, version, package))
-        assert isinstance(reply, Swapped)  # noqa: S101
-        return reply
+        return self._swapped(SwapRequest(model, version, package))
 
     def rollback(self, model: str) -> Swapped:
-        """Serve the previous generation again, without a load.
+        """Serve the previous generation again, without a load; a canary ends.
+
+        A service that follows releases leaves the model alone from then on, until something else is released.
 
         Raises:
             NotFoundError: No service runs on the folder, or there is no previous generation.
         """
-        reply = self._ask(RollbackRequest(model))
-        assert isinstance(reply, Swapped)  # noqa: S101
+        return self._swapped(RollbackRequest(model))
+
+    def canary(self, model: str, version: str, package: str = "", *, ppm: int) -> Routed:
+        """Let a version answer a share of the requests; returns when every new request is routed so.
+
+        Another canary ends. Asked again for the same version, only its share changes.
+
+        Args:
+            model: Name of the slot.
+            version: Such as `v1.2.0`.
+            package: Digest of the package; default what the service's repository knows of the version.
+            ppm: The share in parts per million.
+
+        Raises:
+            NotFoundError: No service runs on the folder, the model is not served, or there is no such package.
+            RefusedError: The version is the stable one, or it may not be served.
+            ModelyardError: Why the package can't be served; everything goes on as before.
+        """
+        return self._routed(CanaryRequest(model, version, package, ppm))
+
+    def share(self, model: str, ppm: int) -> Routed:
+        """Let the canary answer another share of the requests.
+
+        Args:
+            model: Name of the slot.
+            ppm: The share in parts per million. Who was a canary's client stays one while the share grows.
+
+        Raises:
+            NotFoundError: No service runs on the folder, or the model has no canary.
+        """
+        return self._routed(ShareRequest(model, ppm))
+
+    def promote(self, model: str) -> Swapped:
+        """Make the canary the stable generation, without a load; what was stable becomes the previous.
+
+        Args:
+            model: Name of the slot.
+
+        Raises:
+            NotFoundError: No service runs on the folder, or the model has no canary.
+            RefusedError: The service follows releases, and the canary is not what is released.
+        """
+        return self._swapped(PromoteRequest(model))
+
+    def end_canary(self, model: str) -> Routed:
+        """Let the stable generation answer all requests again.
+
+        Args:
+            model: Name of the slot.
+
+        Raises:
+            NotFoundError: No service runs on the folder, or the model has no canary.
+        """
+        return self._routed(EndCanaryRequest(model))
+
+    def shadow(self, model: str, version: str, package: str = "", *, ppm: int) -> Routed:
+        """Show a version a share of the requests after they were answered, and count what it answers otherwise.
+
+        Another shadow ends; the status has the differences.
+
+        Args:
+            model: Name of the slot.
+            version: Such as `v1.2.0`.
+            package: Digest of the package; default what the service's repository knows of the version.
+            ppm: The share that it sees, in parts per million.
+
+        Raises:
+            NotFoundError: No service runs on the folder, the model is not served, or there is no such package.
+            RefusedError: The version is the stable one or the canary, or it may not be served.
+            ModelyardError: Why the package can't be loaded; everything goes on as before.
+        """
+        return self._routed(ShadowRequest(model, version, package, ppm))
+
+    def end_shadow(self, model: str) -> Routed:
+        """Show the shadow nothing more.
+
+        Args:
+            model: Name of the slot.
+
+        Raises:
+            NotFoundError: No service runs on the folder, or the model has no shadow.
+        """
+        return self._routed(EndShadowRequest(model))
+
+    def label(self, model: str, label: str, version: str | None) -> Routed:
+        """Give a label to a version that is loaded, or take the label away.
+
+        A label keeps its generation loaded, whatever else is served.
+
+        Args:
+            model: Name of the slot.
+            label: Up to 63 letters, digits, dots, dashes and underscores; not `stable` or `canary`.
+            version: That is loaded; None takes the label away.
+
+        Raises:
+            InputError: The label can't be one.
+            NotFoundError: No service runs on the folder, the version is not loaded, or there is no such label.
+            RefusedError: The model has as many labels as it can have.
+        """
+        return self._routed(LabelRequest(model, label, version))
+
+    def load(self, model: str, version: str | None = None) -> Swapped:
+        """Serve a version that the service's repository knows.
+
+        Args:
+            model: Name of the model, and of its slot.
+            version: Such as `v1.2.0`; None: the one that the repository names.
+
+        Raises:
+            NotFoundError: No service runs on the folder, or there is no such version.
+            RefusedError: The service follows releases, has no repository, or the version may not be served.
+            ModelyardError: Why the package can't be served; the old generation goes on answering.
+        """
+        return self._swapped(LoadRequest(model, version))
+
+    def unload(self, model: str) -> None:
+        """Serve a model no more.
+
+        Args:
+            model: Name of the slot.
+
+        Raises:
+            NotFoundError: No service runs on the folder.
+            RefusedError: The service follows releases.
+        """
+        self._ask(UnloadRequest(model))
+
+    def index(self) -> RepositoryIndex:
+        """Return the versions that the service's repository knows, and which of them are served.
+
+        Raises:
+            NotFoundError: No service runs on the folder.
+        """
+        reply = self._ask(RepositoryIndexRequest())
+        assert isinstance(reply, RepositoryIndex)  # noqa: S101
         return reply
 
     def stop(self, timeout: float = 30.0) -> None:
@@ -198,6 +342,16 @@ class ServiceClient:
                     remedy="Its log tells more.",
                 )
             time.sleep(0.02)
+
+    def _swapped(self, request: ControlRequest) -> Swapped:
+        reply = self._ask(request)
+        assert isinstance(reply, Swapped)  # noqa: S101  (narrows the type; the protocol says so)
+        return reply
+
+    def _routed(self, request: ControlRequest) -> Routed:
+        reply = self._ask(request)
+        assert isinstance(reply, Routed)  # noqa: S101
+        return reply
 
     def _ask(self, request: ControlRequest) -> ControlReply:
         connection = connect(self.folder)

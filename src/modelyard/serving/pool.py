@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from modelyard.errors import RunError, WorkerLostError
+from modelyard.errors import ModelyardError, RunError, WorkerLostError
 from modelyard.records import Failure
 from modelyard.serving.board import Board
 from modelyard.serving.logs import Log
@@ -33,6 +33,8 @@ from modelyard.serving.wire import (
     Keep,
     Load,
     Loaded,
+    Named,
+    Observed,
     Prepare,
     Prepared,
     Preparing,
@@ -65,11 +67,14 @@ class WorkerHandle:
         """Whether it was told to accept: every commit needs its consent from then on."""
         self.accepting = False
         self.lost = False
+        self.beat = 0
+        self.still = 0.0
+        """For how many seconds its event loop has not turned."""
         self.holds: set[tuple[str, int]] = set()
         self.answers: queue.SimpleQueue[Preparing | Prepared | Refused | None] = queue.SimpleQueue()
 
-    def prepare(self, slot: str, index: int, generation: GenerationRecord, timeout: float) -> bool:
-        """Have the worker load a generation; False where the worker died before it began, so that nothing is known.
+    def prepare(self, slot: str, index: int, generation: GenerationRecord, timeout: float) -> Prepared | None:
+        """Have the worker load a generation; None where the worker died before it began, so that nothing is known.
 
         Raises:
             WorkerLostError: It died while it loaded.
@@ -88,7 +93,7 @@ class WorkerHandle:
                 ) from None
             if answer is None:
                 if not began:
-                    return False
+                    return None
                 raise WorkerLostError(
                     f"Worker {self.number} died while it loaded {generation.model} {generation.version}.",
                     remedy="The service's log may tell why; too little memory is the usual reason.",
@@ -99,7 +104,7 @@ class WorkerHandle:
             if isinstance(answer, Refused):
                 raise error_of(answer.failure)
             if isinstance(answer, Prepared):
-                return True
+                return answer
             began = True
 
 
@@ -114,6 +119,7 @@ class Pool:
         metrics: Folder for the workers' metrics.
         wake: Wakes the supervisor's main thread, which alone starts processes.
         answer: Does what a worker's client asks of the supervisor; it never raises.
+        observed: Hears what workers observe of canaries and shadows; it never waits.
     """
 
     def __init__(
@@ -125,6 +131,7 @@ class Pool:
         metrics: Path,
         wake: Callable[[], None],
         answer: Callable[[ControlRequest], ControlReply],
+        observed: Callable[[Observed], None],
     ) -> None:
         self._spec = spec
         self._board = board
@@ -133,6 +140,7 @@ class Pool:
         self._metrics = metrics
         self._wake = wake
         self._answer = answer
+        self._observed = observed
         self._workers: dict[int, WorkerHandle] = {}
         self._due = dict.fromkeys(range(spec.workers), 0.0)
         self._failures = dict.fromkeys(range(spec.workers), 0)
@@ -215,6 +223,8 @@ class Pool:
                         worker.answers.put(frame)
                     case Preparing() | Refused():
                         worker.answers.put(frame)
+                    case Observed():
+                        self._observed(frame)
                     case Ask():
                         # A swap needs this very thread to hear what the worker says of its prepare.
                         threading.Thread(target=self._reply, args=(worker, frame), name="asked", daemon=True).start()
@@ -231,34 +241,76 @@ class Pool:
             worker.holds = {(name, number) for name, numbers in frame.holds.items() for number in numbers}
             failures: dict[str, Failure] = {}
             for name, record in self._board.committed.slots.items():
-                place = (name, record.current.number)
-                if place in worker.holds:
-                    continue
-                failure = frame.failures.get(f"{name}/{record.current.number}")
-                if failure is None:
-                    worker.channel.send(Load(self._board.loads()))
-                    return
-                failures[name] = failure
-            served = {name for name in failures if self._someone_holds(name)}
+                for number in record.held:
+                    failure = frame.failures.get(f"{name}/{number}")
+                    if (name, number) in worker.holds:
+                        continue
+                    if failure is None:
+                        worker.channel.send(Load(self._board.loads()))
+                        return
+                    # A previous generation that can't be loaded now is loaded when somebody rolls back to it.
+                    if number == record.current.number or number in record.routed:
+                        failures[f"{name}/{number}"] = failure
+            served = [place for place in failures if self._someone_holds(place)]
             if served:
-                # Others can answer for these models: a worker that can't must not take their requests.
+                # Others can answer for these: a worker that can't must not take their requests.
                 self._log.error("worker-refused", worker=worker.number, reason=str(failures[min(served)]))
                 worker.process.kill()
                 return
-            self._board.mark_broken(
-                {name: failure for name, failure in failures.items() if name not in self._board.broken}
-            )
-            for name in [name for name in self._board.broken if name not in failures]:
-                self._board.mend(name)
+            self._take_down(failures)
             for name, index in ((load.name, load.index) for load in self._board.loads()):
                 worker.channel.send(Announce(name, index))
+            for name, record in self._board.committed.slots.items():
+                worker.channel.send(Named(name, record.labels))
             worker.member = True
             worker.channel.send(Accept())
         self._log.info("worker-loaded", worker=worker.number, seconds=frame.seconds)
 
-    def _someone_holds(self, name: str) -> bool:
-        place = (name, self._board.committed.slots[name].current.number)
-        return any(place in member.holds for member in self.members())
+    def _take_down(self, failures: dict[str, Failure]) -> None:
+        """Take down what no worker can hold: a model whose current generation is among it is broken."""
+        current: dict[str, Failure] = {}
+        for place, failure in failures.items():
+            name, _, number = place.rpartition("/")
+            if int(number) == self._board.committed.slots[name].current.number:
+                current[name] = failure
+                continue
+            self._log.error("generation-lost", model=name, generation=int(number), reason=str(failure)[:500])
+            try:
+                self._board.forget(name, int(number))
+            except ModelyardError as error:
+                self._log.error("generation-not-forgotten", model=name, reason=str(error))
+        self._board.mark_broken({name: failure for name, failure in current.items() if name not in self._board.broken})
+        for name in [name for name in self._board.broken if name not in current]:
+            self._board.mend(name)
+
+    def _someone_holds(self, place: str) -> bool:
+        name, _, number = place.rpartition("/")
+        return any((name, int(number)) in member.holds for member in self.members())
+
+    def watch(self, seconds: float) -> None:
+        """Kill who stands still: a worker whose event loop has not turned for too long answers nobody.
+
+        Args:
+            seconds: Since the last look. More than a second of it counts as one: where the supervisor itself stood
+                still, as on a machine that was suspended, its workers are not to blame.
+        """
+        for worker in self.members():
+            beat = self._board.page.words[Page.PULSES + worker.number]
+            if not worker.accepting or beat != worker.beat:
+                worker.beat, worker.still = beat, 0.0
+                continue
+            worker.still += min(seconds, 1.0)
+            if worker.still > self._spec.hang_seconds and not self._draining:
+                self._log.error(
+                    "worker-hung", worker=worker.number, worker_pid=worker.process.pid, seconds=worker.still
+                )
+                worker.still = 0.0
+                worker.process.kill()
+
+    def processes(self) -> list[int]:
+        """Return the process ids of all workers and of the supervisor."""
+        with self._board.lock:
+            return [os.getpid(), *(worker.process.pid for worker in self._workers.values())]
 
     def _lose(self, worker: WorkerHandle) -> None:
         """Take down a worker's end, and plan its replacement."""
@@ -300,6 +352,12 @@ class Pool:
         with self._board.lock:
             for worker in self._workers.values():
                 worker.channel.send(Announce(slot, index))
+
+    def tell(self, frame: Named) -> None:
+        """Send a frame to every worker."""
+        with self._board.lock:
+            for worker in self._workers.values():
+                worker.channel.send(frame)
 
     def drain(self) -> None:
         """Have every worker finish what is in flight, and wait for their end; who takes too long is killed."""

@@ -18,7 +18,7 @@ from types import FrameType
 
 import msgspec
 
-from modelyard.errors import BusyError, ModelyardError
+from modelyard.errors import BusyError, InputError, ModelyardError
 from modelyard.files import storage_error, storage_errors, write_atomically
 from modelyard.records import Failure
 from modelyard.serving.auth.guard import check_auth
@@ -27,30 +27,25 @@ from modelyard.serving.board import Board
 from modelyard.serving.client import SERVICE_FILE, STOPPED_FILE, ServiceFile
 from modelyard.serving.control import ControlServer
 from modelyard.serving.faults import Faults
-from modelyard.serving.follower import Follower, LiveSource, Wake
+from modelyard.serving.follower import Follower, LiveSource, Rollout, Wake
+from modelyard.serving.install import Fetch, Installer
+from modelyard.serving.judge import Judge, JudgeLimits
 from modelyard.serving.logs import Log
+from modelyard.serving.memory import Memory, available
 from modelyard.serving.pool import Pool
+from modelyard.serving.repository import Repository
+from modelyard.serving.requests import Place, Requests
+from modelyard.serving.roles import Roles
 from modelyard.serving.spec import Limits, Live, ServiceSpec
 from modelyard.serving.state import Committed, CommittedFile, GenerationRecord, Page, SlotRecord
-from modelyard.serving.swap import Fetch, Swapper
-from modelyard.serving.wire import (
-    ControlReply,
-    ControlRequest,
-    GenerationStatus,
-    RollbackRequest,
-    ServiceStatus,
-    SlotStatus,
-    StatusRequest,
-    Stopping,
-    StopRequest,
-    SwapRequest,
-    failure_of,
-)
+from modelyard.serving.swap import Swapper
+from modelyard.serving.wire import ControlReply, ControlRequest, Role, failure_of
 
 __all__ = ["Limits", "Live", "ServiceSpec", "run_service"]
 
 BIND_SECONDS = 5.0
 BACKLOG = 1024
+LOOK_SECONDS = 0.25
 
 
 def run_service(
@@ -59,6 +54,7 @@ def run_service(
     fetch: Fetch,
     live: LiveSource | None = None,
     wake: Wake | None = None,
+    repository: Repository | None = None,
     faults: Faults | None = None,
 ) -> None:
     """Run a service in this process until it is stopped by a client, SIGTERM or SIGINT; it drains before it returns.
@@ -67,10 +63,13 @@ def run_service(
         spec: What it is.
         fetch: Returns a local, verified folder with the package of a digest.
         live: Returns what should be served, by slot; asked again and again. None: only clients change what is served.
+            In the control mode `explicit` it is not asked.
         wake: Blocks until that may have changed, or for the seconds given. None: it is asked every second.
+        repository: Knows which versions may be served, for who loads by name and version.
         faults: For tests.
 
     Raises:
+        InputError: A value of the specification is impossible, or `released` without `live`.
         RefusedError: Others could reach it without proving who they are, or without encryption.
         BusyError: Another service runs on the folder, or the port is taken.
         StorageError: The folder can't be written.
@@ -83,7 +82,7 @@ def run_service(
     if spec.auth is not None:
         check_auth(spec.auth, log)
     with _folder_lock(spec.folder):
-        Supervisor(spec, fetch, live, wake, faults or Faults(), log).run()
+        Supervisor(spec, fetch, live, wake, repository, faults or Faults(), log).run()
 
 
 @contextlib.contextmanager
@@ -114,16 +113,25 @@ class Supervisor:
         fetch: Where packages come from.
         live: What should be served, or None.
         wake: Waits for a change, or None.
+        repository: What may be served, or None.
         faults: For tests.
         log: Its log.
     """
 
     def __init__(
-        self, spec: ServiceSpec, fetch: Fetch, live: LiveSource | None, wake: Wake | None, faults: Faults, log: Log
+        self,
+        spec: ServiceSpec,
+        fetch: Fetch,
+        live: LiveSource | None,
+        wake: Wake | None,
+        repository: Repository | None,
+        faults: Faults,
+        log: Log,
     ) -> None:
+        if spec.control == "released" and live is None:
+            raise InputError("Nobody tells the service what is released.", remedy="Use the control mode `explicit`.")
         self._spec = spec
         self._log = log
-        self._faults = faults
         self._started = time.time()
         self._stop = False
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -132,24 +140,36 @@ class Supervisor:
         self._board = Board(file, committed, Page.create(), faults, log)
         self._board.mark_broken(broken)
         self._listening = _listen(spec, ServiceFile.read(spec.folder) or ServiceFile.read(spec.folder, STOPPED_FILE))
+        limits = JudgeLimits(spec.error_rate, spec.p99_seconds, spec.minimum_requests)
+        self._judge = Judge(limits, self._condemn, self._board, log)
         self._pool = Pool(
-            spec, self._board, log, self._listening, _metrics_folder(spec.folder), self._wake, self._reply
-        )
-        verify = importlib.import_module(spec.loader).verify
-        self._swapper = Swapper(
+            spec, self._board, log, self._listening, _metrics_folder(spec.folder), self._wake, self._reply,
+            self._judge.observed,
+        )  # fmt: skip
+        installer = Installer(
             self._board,
             self._pool,
             fetch=fetch,
-            verify=verify,
+            verify=importlib.import_module(spec.loader).verify,
+            memory=Memory(spec.memory, self._pool.processes, log, available),
             prepare_seconds=spec.prepare_seconds,
             faults=faults,
             log=log,
         )
+        swapper = Swapper(installer, grace_seconds=spec.grace_seconds)
+        self._roles = Roles(installer)
         self._follower = None
-        if live is not None:
-            idle = threading.Event()
-            self._follower = Follower(live, wake or idle.wait, self._swapper, self._board, log)
-        self._control = ControlServer(spec.folder, self._answer, log)
+        if live is not None and spec.control != "explicit":
+            rollout = Rollout(spec.canary_ppm, spec.canary_seconds)
+            waiting = wake or threading.Event().wait
+            self._follower = Follower(live, waiting, swapper, self._roles, rollout, self._board, log)
+        host, port = self._listening.getsockname()[:2]
+        self._place = Place(spec.name, host, port, self._started)
+        self._requests = Requests(
+            self._place, self._board, self._pool, swapper, self._roles, self._judge, self._follower, repository,
+            self._stop_soon, faults,
+        )  # fmt: skip
+        self._control = ControlServer(spec.folder, self._requests.answer, log)
 
     def run(self) -> None:
         """Serve until stopped."""
@@ -157,6 +177,8 @@ class Supervisor:
         file = ServiceFile(self._spec.name, os.getpid(), host, port, self._started, self._spec.tls is not None)
         write_atomically(self._spec.folder / SERVICE_FILE, msgspec.json.encode(file) + b"\n")
         self._control.start()
+        self._judge.start()
+        threading.Thread(target=self._look_after, name="watch", daemon=True).start()
         with _signals(self._stop_soon):
             self._log.info("started", host=host, port=port, workers=self._spec.workers)
             self._pool.start_due()
@@ -175,6 +197,24 @@ class Supervisor:
             if readable:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_read, 4096)
+
+    def _look_after(self) -> None:
+        """Look at everything that changes by the passing of time alone."""
+        before = time.monotonic()
+        while not self._stop:
+            time.sleep(LOOK_SECONDS)
+            now = time.monotonic()
+            try:
+                self._pool.watch(now - before)
+                self._roles.expire()
+            except Exception as error:
+                # Such as a full disk: what is over now is over at the next look, too.
+                self._log.error("watch-failed", reason=str(error)[:500])
+            before = now
+
+    def _condemn(self, role: Role, model: str, number: int, reason: str) -> None:
+        released = self._follower.released(model) if self._follower is not None else None
+        self._roles.stop(role, model, number, reason, released)
 
     def _shut(self) -> None:
         self._log.info("draining")
@@ -197,60 +237,20 @@ class Supervisor:
     def _reply(self, request: ControlRequest) -> ControlReply:
         return self._control.reply(request)
 
-    def _answer(self, request: ControlRequest) -> ControlReply:
-        match request:
-            case StatusRequest():
-                return self._status()
-            case SwapRequest():
-                swapped = self._swapper.swap(request.model, request.version, request.package)
-                self._faults.at("acknowledged")
-                return swapped
-            case RollbackRequest():
-                return self._swapper.rollback(request.model)
-            case StopRequest():
-                self._stop_soon()
-                return Stopping()
-
-    def _status(self) -> ServiceStatus:
-        host, port = self._listening.getsockname()[:2]
-        with self._board.lock:
-            committed = self._board.committed
-            slots = {name: self._slot_status(name, record) for name, record in committed.slots.items()}
-            for name in self._follower.troubled() if self._follower else ():
-                if name not in slots:
-                    slots[name] = self._slot_status(name, None)
-            return ServiceStatus(
-                self._spec.name, os.getpid(), host, port, self._started, self._board.ready, self._pool.accepting(),
-                self._pool.restarts, slots, self._follower.failure if self._follower else None,
-            )  # fmt: skip
-
-    def _slot_status(self, name: str, record: SlotRecord | None) -> SlotStatus:
-        return SlotStatus(
-            _generation_status(record.current) if record else None,
-            _generation_status(record.previous) if record and record.previous else None,
-            record.labels if record else {},
-            self._board.broken.get(name),
-            self._follower.trouble(name) if self._follower else None,
-        )
-
-
-def _generation_status(record: GenerationRecord) -> GenerationStatus:
-    return GenerationStatus(record.number, record.version, record.package, record.committed)
-
 
 def _refetch(committed: Committed, fetch: Fetch, log: Log) -> tuple[Committed, dict[str, Failure]]:
     """Fetch again what was committed: after a restart nothing is served from a folder that was not verified."""
     slots: dict[str, SlotRecord] = {}
     broken: dict[str, Failure] = {}
     for name, record in committed.slots.items():
-        current, failure = _fetched(record.current, fetch, log)
-        if failure is not None:
-            broken[name] = failure
-        previous = record.previous
-        if previous is not None:
-            previous, failure = _fetched(previous, fetch, log)
-            previous = None if failure else previous
-        slots[name] = msgspec.structs.replace(record, current=current, previous=previous)
+        fetched: dict[int, GenerationRecord] = {}
+        for number, generation in record.held.items():
+            fetched[number], failure = _fetched(generation, fetch, log)
+            if failure is not None and number == record.current.number:
+                broken[name] = failure
+            elif failure is not None:
+                record = record.without(number)
+        slots[name] = record.replaced(fetched)
     return msgspec.structs.replace(committed, slots=slots), broken
 
 

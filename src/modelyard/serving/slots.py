@@ -54,11 +54,13 @@ class Slot:
         page: Shared with the supervisor.
     """
 
-    __slots__ = ("_salt", "_salted", "_words", "generations", "name", "word")
+    __slots__ = ("_salt", "_salted", "_words", "generations", "labels", "name", "word")
 
     def __init__(self, name: str, index: int, page: Page) -> None:
         self.name = name
         self.generations: dict[int, Generation] = {}
+        self.labels: dict[str, int] = {}
+        """As the supervisor told them last; what they route to stands in the page."""
         self._words = page.words
         self._salt = 0
         self._salted = 0
@@ -144,11 +146,18 @@ class Slot:
     def previous_in_grace(self, generation: Generation) -> Generation | None:
         """Return the generation whose contract was replaced a short time ago, counted as taken, or None.
 
-        Asked for a request that does not fit the generation it took: this one may answer it.
+        Asked for a request that does not fit the generation it took: this one may answer it. For a canary whose
+        contract is another one that is the stable generation, as long as it is the canary.
 
         Args:
             generation: That the request took; it stays taken.
         """
+        route = self.route
+        if generation.number == route.canary:
+            stable = self.generations.get(route.stable)
+            if stable is not None and stable.served.contract.inputs != generation.served.contract.inputs:
+                stable.in_flight += 1
+                return stable
         now = time.monotonic_ns() // 1_000_000
         windows = [Window.unpack(self._words[self.word + Page.GRACE + place]) for place in range(Page.GRACES)]
         for window in sorted(windows, key=lambda window: -window.until):
@@ -180,6 +189,11 @@ class Slot:
         generation.in_flight -= 1
 
     @property
+    def has_canary(self) -> bool:
+        """Whether a canary answers a share of the requests."""
+        return self._words[self.word] > HIGHEST
+
+    @property
     def route(self) -> Route:
         """What the supervisor committed, whether this worker holds it or not."""
         return Route.unpack(self._words[self.word])
@@ -200,6 +214,16 @@ class Slot:
         numbers += [Window.unpack(words[first + Page.GRACE + place]).generation for place in range(Page.GRACES)]
         numbers += words[first + Page.LABELS + 1 : first + Page.LABELS + 2 * Page.MAX_LABELS : 2].tolist()
         return (number for number in numbers if number)
+
+    def held(self, version: str) -> Generation | None:
+        """Return the generation that `take_version` would take, without taking it."""
+        candidates = (self.generations.get(number) for number in self.answering())
+        return next((found for found in candidates if found is not None and found.version == version), None)
+
+    def versions(self) -> tuple[str, ...]:
+        """Return the versions that may answer, the stable one first."""
+        candidates = (self.generations.get(number) for number in self.answering())
+        return tuple(dict.fromkeys(found.version for found in candidates if found is not None))
 
     @property
     def committed(self) -> Generation | None:
@@ -232,6 +256,18 @@ class Slots(dict[str, Slot]):
     def hold(self, name: str, index: int, generation: Generation) -> None:
         """Keep a loaded generation; it answers from the moment its number is committed."""
         self.announce(name, index).generations[generation.number] = generation
+
+    def forget(self, name: str, number: int) -> None:
+        """Forget a generation that was prepared and is not to be committed."""
+        slot = self.get(name)
+        if slot is not None:
+            slot.generations.pop(number, None)
+
+    def tell_labels(self, name: str, labels: dict[str, int]) -> None:
+        """Take down how the generations of a slot are labelled."""
+        slot = self.get(name)
+        if slot is not None:
+            slot.labels = labels
 
     def keep(self, name: str, numbers: tuple[int, ...]) -> list[Generation]:
         """Forget all generations of a slot but these, and return what was forgotten; none left, the slot goes too."""

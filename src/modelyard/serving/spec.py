@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ import msgspec
 from modelyard.errors import InputError, RefusedError
 from modelyard.serving.auth.loopback import is_loopback
 from modelyard.serving.auth.spec import SCOPES, AuthSpec, Scope, TlsSpec
+from modelyard.serving.route import MILLION
 from modelyard.serving.state import Page
 
 __all__ = ["Limits", "Live", "ServiceSpec", "WorkerSpec"]
@@ -61,6 +63,18 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
         drain_seconds: How long requests in flight may take after a stop was asked for.
         prepare_seconds: How long one worker may take to load a generation.
         loader: Module with `verify(folder)` and `load(folder)`, which makes a package folder answer.
+        control: `released`: what is served follows what is released; `explicit`: clients say what is served. None:
+            `released` where somebody tells what is released.
+        error_rate: The share of 5xx that stops a canary or shadow; None stops none for it.
+        p99_seconds: What 99 of 100 of its answers must not pass; None stops none for it.
+        minimum_requests: A canary or shadow is not judged by fewer.
+        grace_seconds: How long a generation whose contract was replaced answers what fits only that contract.
+        canary_ppm: In `released`: the share, in parts per million, that a newly released version gets at first; 0 gives
+            it all at once.
+        canary_seconds: In `released`: how long it has only that share before it is promoted.
+        hang_seconds: A worker whose event loop stands still for so long is replaced; longer than any prediction takes.
+        memory: Bytes that the service's processes may take together. None: what the machine and the control group
+            have; 0: nothing is checked before a model is loaded.
     """
 
     name: str
@@ -73,7 +87,15 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: float = 10.0
     prepare_seconds: float = 300.0
     loader: str = DEFAULT_LOADER
-
+    control: Literal["released", "explicit"] | None = None
+    error_rate: float | None = 0.02
+    p99_seconds: float | None = None
+    minimum_requests: int = 50
+    grace_seconds: float = 30.0
+    canary_ppm: int = 0
+    canary_seconds: float = 60.0
+    hang_seconds: float = 30.0
+    memory: int | None = None
     auth: AuthSpec | None = None
     """How clients prove who they are; None: they don't, and web pages of other origins are kept out."""
     tls: TlsSpec | None = None
@@ -108,8 +130,21 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
             self.auth.check()
         if not 1 <= self.workers <= Page.MAX_WORKERS:
             raise InputError(f"{self.workers} workers are impossible.", remedy=f"Ask for 1 to {Page.MAX_WORKERS}.")
+        self._check_numbers()
         if not 0 <= self.port <= 65535:
             raise InputError(f"The port {self.port} is impossible.", remedy="Ask for 1 to 65535, or 0 for a free one.")
+
+    def _check_numbers(self) -> None:
+        for name, value, most in (
+            ("canary_ppm", self.canary_ppm, MILLION), ("error_rate", self.error_rate, 1.0),
+            ("p99_seconds", self.p99_seconds, math.inf), ("minimum_requests", self.minimum_requests, math.inf),
+            ("grace_seconds", self.grace_seconds, math.inf), ("canary_seconds", self.canary_seconds, math.inf),
+            ("memory", self.memory, math.inf),
+        ):  # fmt: skip
+            if value is not None and not 0 <= value <= most:
+                raise InputError(f"{name} can't be {value}.", remedy=f"Ask for 0 to {most:,}.")
+        if self.hang_seconds < 1:
+            raise InputError(f"hang_seconds can't be {self.hang_seconds:g}.", remedy="Ask for 1 or more.")
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -148,6 +148,12 @@ class SlotRecord(msgspec.Struct, frozen=True):
         graces = [grace.generation for grace in self.grace]
         return {one.number: one for one in (self.current, *shares, *others, *graces, *self.labelled)}
 
+    @property
+    def routed(self) -> set[int]:
+        """The numbers of what stands beside the current one by somebody's will: canary, shadow, labelled."""
+        shares = [share.generation.number for share in (self.canary, self.shadow) if share]
+        return {*shares, *(one.number for one in self.labelled)}
+
     def find(self, version: str, package: str) -> GenerationRecord | None:
         """Return the generation with that package that is held already, or None."""
         return next((one for one in self.held.values() if one.same_package(version, package)), None)

@@ -2,70 +2,37 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
-from modelyard.errors import BusyError, ModelyardError, NotFoundError
-from modelyard.serving.board import Board
-from modelyard.serving.faults import Faults
-from modelyard.serving.logs import Log
-from modelyard.serving.pool import Pool, WorkerHandle
+from modelyard.errors import NotFoundError
+from modelyard.serving.install import Fetch, Installed, Installer, Verify
 from modelyard.serving.state import GenerationRecord, Page, SlotRecord
-from modelyard.serving.wire import Abort, Swapped
+from modelyard.serving.wire import Swapped
 
 __all__ = ["Fetch", "Swapper", "Verify"]
 
-Fetch = Callable[[str], Path]
-"""Returns a local, verified, read-only folder with the package of that digest."""
-
-Verify = Callable[[Path], object]
-"""Raises a ModelyardError where a package folder is not what its manifest says."""
-
-MEMBERS_SECONDS = 30.0
-
 
 class Swapper:
-    """Changes what the slots of a runner serve; one change at a time.
+    """Changes what is stable in a slot.
 
     Args:
-        board: The supervisor's.
-        pool: Its workers.
-        fetch: Where packages come from.
-        verify: Checks a package's manifest.
-        prepare_seconds: How long one worker may take.
-        faults: For tests.
-        log: The supervisor's.
+        installer: Changes slots.
+        grace_seconds: How long what is replaced answers what fits only its contract, where that is another.
     """
 
-    def __init__(
-        self,
-        board: Board,
-        pool: Pool,
-        *,
-        fetch: Fetch,
-        verify: Verify,
-        prepare_seconds: float,
-        faults: Faults,
-        log: Log,
-    ) -> None:
-        self._board = board
-        self._pool = pool
-        self._fetch = fetch
-        self._verify = verify
-        self._prepare_seconds = prepare_seconds
-        self._faults = faults
-        self._log = log
-        self._turn = threading.Lock()
+    def __init__(self, installer: Installer, *, grace_seconds: float) -> None:
+        self._installer = installer
+        self._board = installer.board
+        self._grace_seconds = grace_seconds
 
     def swap(self, model: str, version: str, package: str) -> Swapped:
         """Serve a version of a package in the model's slot.
 
         Returns when every request that begins from now on is answered by it. What is served already is left alone, and
-        what is the previous generation comes back without a load.
+        what is held already (the previous one, the canary, what has a label) comes without a load. Where something
+        changes, a canary ends.
 
         Args:
             model: Name of the slot.
@@ -75,32 +42,66 @@ class Swapper:
         Raises:
             ModelyardError: The package can't be fetched, verified, loaded or committed; the old generation goes on.
         """
-        with self._turn:
+        with self._installer.turn(model):
             try:
                 return self._swap(model, version, package)
             except Exception as error:
                 self._board.count(model, Page.FAILED)
                 if model not in self._board.committed.slots and not self._board.expects(model):
-                    self._pool.keep(model, ())
-                reason = str(error) if isinstance(error, ModelyardError) else repr(error)
-                self._log.error("swap-refused", model=model, version=version, package=package, reason=reason[:1000])
+                    self._installer.unload(model)
+                self._installer.refused("swap-refused", model, version, package, error)
                 raise
 
-    def rollback(self, model: str) -> Swapped:
-        """Serve the previous generation again, without a load.
+    def rollback(self, model: str, held_off: tuple[str, str] | None = None) -> Swapped:
+        """Serve the previous generation again, without a load; a canary ends.
+
+        Args:
+            model: Name of the slot.
+            held_off: Version and package that must not come back although they are released.
 
         Raises:
             NotFoundError: The model is not served, or has no previous generation.
             StorageError: The state could not be written.
         """
-        with self._turn:
-            record = self._board.committed.slots.get(model)
-            if record is None or record.previous is None:
+        record = self._board.committed.slots.get(model)
+        if record is None or record.previous is None:
+            raise NotFoundError(
+                f"There is no previous generation of {model!r} to roll back to.",
+                remedy="Release the version that you want.",
+            )
+        wanted = record.previous
+
+        def back(now: SlotRecord | None, generation: GenerationRecord) -> SlotRecord:
+            if now is None or now.current.number != record.current.number:
                 raise NotFoundError(
-                    f"There is no previous generation of {model!r} to roll back to.",
-                    remedy="Release the version that you want.",
+                    f"{model!r} was changed by somebody else at this moment.", remedy="Look, and ask again."
                 )
-            return self._back(record)
+            return msgspec.structs.replace(self._stable(now, generation), held_off=held_off)
+
+        swapped = self._done(self._installer.install(wanted, back))
+        self._board.count(model, Page.ROLLBACKS)
+        return swapped
+
+    def promote(self, model: str) -> Swapped:
+        """Make the canary the stable generation, without a load; what was stable becomes the previous.
+
+        Raises:
+            NotFoundError: The model has no canary.
+            StorageError: The state could not be written.
+        """
+        canary = self._board.committed.slots[model].canary if model in self._board.committed.slots else None
+        if canary is None:
+            raise _no_canary(model)
+
+        def promoted(now: SlotRecord | None, generation: GenerationRecord) -> SlotRecord:
+            # It may have been stopped, or replaced by another, since it was looked up.
+            if now is None or now.canary is None or now.canary.generation.number != generation.number:
+                raise _no_canary(model)
+            return self._stable(now, generation)
+
+        swapped = self._done(self._installer.install(canary.generation, promoted))
+        self._installer.log.info("canary-promoted", model=model, generation=swapped.generation)
+        return swapped
 
     def retire(self, model: str) -> None:
         """Serve a model no more.
@@ -108,127 +109,73 @@ class Swapper:
         Raises:
             StorageError: The state could not be written.
         """
-        with self._turn:
+        with self._installer.turn(model):
             self._board.retire(model)
-            self._pool.keep(model, ())
-            self._log.info("retired", model=model)
+            self._installer.unload(model)
+            self._installer.log.info("retired", model=model)
 
     def _swap(self, model: str, version: str, package: str) -> Swapped:
         record = self._board.committed.slots.get(model)
         if record is not None and record.current.same_package(version, package):
             return self._mend(record)
-        if record is not None and record.previous is not None and record.previous.same_package(version, package):
-            return self._back(record)
-        self._faults.at("swap-begun")
-        index = self._board.index(model)
-        self._pool.announce(model, index)
-        started = time.perf_counter()
-        folder = self._stage(package)
-        self._faults.at("staged")
-        staged = time.perf_counter()
-        generation = GenerationRecord(self._board.new_number(model), model, version, package, str(folder))
-        return self._install(record, generation, staged - started)
+        held = record.find(version, package) if record else None
+        rollback = record is not None and held is not None and held is record.previous
+        staging = 0.0
+        if held is None:
+            held, staging = self._installer.stage(model, version, package)
+        swapped = self._done(self._installer.install(held, self._stable), staging)
+        if rollback:
+            self._board.count(model, Page.ROLLBACKS)
+        return swapped
 
-    def _stage(self, package: str) -> Path:
-        folder = self._fetch(package)
-        self._verify(folder)
-        return folder
+    def _stable(self, record: SlotRecord | None, generation: GenerationRecord) -> SlotRecord:
+        now = time.time()
+        if record is None:
+            return SlotRecord.first(msgspec.structs.replace(generation, committed=now))
+        if record.current.number != generation.number:
+            generation = msgspec.structs.replace(generation, committed=now)
+        return msgspec.structs.replace(record.after(generation, now, self._grace_seconds), held_off=None)
 
     def _mend(self, record: SlotRecord) -> Swapped:
         """Load what is committed already in the workers that lack it, as after a start that could not read it."""
         current = record.current
         place = (current.model, current.number)
-        if all(place in worker.holds for worker in self._members()):
+        if all(place in worker.holds for worker in self._installer.members()):
+            if record.held_off is not None:
+                self._installer.change(
+                    current.model, lambda now: msgspec.structs.replace(now, held_off=None) if now else None
+                )
             return Swapped(current.model, current.version, current.package, current.number, None, changed=False)
         started = time.perf_counter()
-        current = msgspec.structs.replace(current, folder=str(self._stage(current.package)))
-        repaired = msgspec.structs.replace(record, current=current)
-        return self._install(record, current, time.perf_counter() - started, repaired)
+        current = msgspec.structs.replace(current, folder=str(self._installer.restage(current.package)))
+        staging = time.perf_counter() - started
 
-    def _back(self, record: SlotRecord) -> Swapped:
-        previous = record.previous
-        if previous is None:
-            raise NotFoundError(f"There is no previous generation of {record.current.model!r}.")
-        swapped = self._install(record, previous, 0.0)
-        self._board.count(previous.model, Page.ROLLBACKS)
-        return swapped
+        def mended(now: SlotRecord | None, generation: GenerationRecord) -> SlotRecord:
+            return (now or record).replaced({generation.number: generation})
 
-    def _install(
-        self, record: SlotRecord | None, generation: GenerationRecord, staging: float, after: SlotRecord | None = None
-    ) -> Swapped:
-        """Prepare a generation where it is not held yet, and commit it."""
-        model = generation.model
-        self._members()
-        started = time.perf_counter()
-        prepared: list[WorkerHandle] = []
-        try:
-            while True:
-                self._prepare_rest(generation, prepared)
-                decided = time.perf_counter()
-                with self._board.lock:
-                    if not self._pool.members() or self._lacking(generation):
-                        # A worker joined after the last one was asked, or none is left to consent.
-                        continue
-                    if prepared:
-                        self._faults.at("prepared")
-                    stamped = msgspec.structs.replace(generation, committed=time.time())
-                    new = after or (record.after(stamped) if record else SlotRecord.first(stamped))
-                    self._board.commit(model, new)
-                    committing = time.perf_counter() - decided
-                    break
-        except Exception:
-            self._abort(generation, record, prepared)
-            raise
-        self._report(new, decided - started if prepared else 0.0, committing)
-        self._pool.keep(model, tuple(held.number for held in (new.current, new.previous) if held))
-        replaced = record.current.number if record and record.current.number != generation.number else None
-        return Swapped(
-            model, generation.version, generation.package, generation.number, replaced,
-            loaded=bool(prepared), stage_seconds=staging,
-            prepare_seconds=decided - started if prepared else 0.0, commit_seconds=committing,
-        )  # fmt: skip
+        return self._done(self._installer.install(current, mended), staging)
 
-    def _prepare_rest(self, generation: GenerationRecord, prepared: list[WorkerHandle]) -> None:
-        """Prepare one worker after the other, so that the rest answer at full speed."""
-        self._members()
-        for worker in self._lacking(generation):
-            index = self._board.index(generation.model)
-            if not worker.prepare(generation.model, index, generation, self._prepare_seconds):
-                # It died of something else; its replacement is asked in the next round.
-                continue
-            prepared.append(worker)
-            self._faults.at("worker-prepared")
-
-    def _lacking(self, generation: GenerationRecord) -> list[WorkerHandle]:
-        place = (generation.model, generation.number)
-        return [worker for worker in self._pool.members() if place not in worker.holds]
-
-    def _members(self) -> list[WorkerHandle]:
-        """Return the workers, and wait for the first where none runs yet."""
-        deadline = time.monotonic() + MEMBERS_SECONDS
-        while not (members := self._pool.members()):
-            if time.monotonic() > deadline:
-                raise BusyError("No worker of the service runs.", remedy="The service's log has the reason.")
-            time.sleep(0.02)
-        return members
-
-    def _abort(self, generation: GenerationRecord, record: SlotRecord | None, prepared: list[WorkerHandle]) -> None:
-        kept = [held.number for held in (record.current, record.previous) if held] if record else []
-        if generation.number in kept:
-            return
-        with self._board.lock:
-            for worker in self._pool.members():
-                worker.holds.discard((generation.model, generation.number))
-                worker.channel.send(Abort(generation.model, generation.number))
-        self._log.info("swap-aborted", model=generation.model, generation=generation.number, prepared=len(prepared))
-
-    def _report(self, record: SlotRecord, preparing: float, committing: float) -> None:
-        """Count and log a commit; a rollback's prepare is 0."""
-        current = record.current
-        self._board.count(current.model, Page.SWAPS)
-        self._board.measure(current.model, Page.COMMIT_NS, committing)
-        self._board.measure(current.model, Page.PREPARE_NS, preparing)
-        self._log.info(
+    def _done(self, installed: Installed, staging: float = 0.0) -> Swapped:
+        """Count, log and return a commit; the prepare of a rollback or promotion takes 0 s."""
+        before, current = installed.before, installed.after.current
+        board, log = self._board, self._installer.log
+        board.count(current.model, Page.SWAPS)
+        board.measure(current.model, Page.COMMIT_NS, installed.commit_seconds)
+        board.measure(current.model, Page.PREPARE_NS, installed.prepare_seconds)
+        log.info(
             "swapped", model=current.model, version=current.version, package=current.package,
-            generation=current.number, prepare_seconds=preparing, commit_seconds=committing,
+            generation=current.number, prepare_seconds=installed.prepare_seconds,
+            commit_seconds=installed.commit_seconds,
         )  # fmt: skip
+        if before and before.canary and before.canary.generation.number != current.number:
+            log.info("canary-ended", model=current.model, generation=before.canary.generation.number, reason="swapped")
+        return Swapped(
+            current.model, current.version, current.package, current.number,
+            before.current.number if before and before.current.number != current.number else None,
+            loaded=installed.loaded, stage_seconds=staging, prepare_seconds=installed.prepare_seconds,
+            commit_seconds=installed.commit_seconds,
+        )  # fmt: skip
+
+
+def _no_canary(model: str) -> NotFoundError:
+    return NotFoundError(f"{model!r} has no canary.", remedy="Begin one; or it was stopped: the status has the reason.")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
 
 from modelyard.errors import ModelyardError, RunError
 from modelyard.records import Failure
-from modelyard.serving.state import GenerationRecord
+from modelyard.serving.state import GenerationRecord, Stopped
+from modelyard.serving.stats import Observation
 
 __all__ = [
     "Abort",
@@ -20,21 +21,37 @@ __all__ = [
     "Announce",
     "Answered",
     "Ask",
+    "CanaryRequest",
     "Channel",
     "ControlReply",
     "ControlRequest",
     "Drain",
+    "EndCanaryRequest",
+    "EndShadowRequest",
     "Failed",
     "GenerationStatus",
     "Keep",
+    "LabelRequest",
     "Load",
+    "LoadRequest",
     "Loaded",
+    "Named",
+    "Observed",
     "Prepare",
     "Prepared",
     "Preparing",
+    "PromoteRequest",
     "Refused",
+    "RepositoryEntry",
+    "RepositoryIndex",
+    "RepositoryIndexRequest",
+    "Role",
     "RollbackRequest",
+    "Routed",
     "ServiceStatus",
+    "ShadowRequest",
+    "ShareRequest",
+    "ShareStatus",
     "SlotLoad",
     "SlotStatus",
     "StatusRequest",
@@ -44,9 +61,13 @@ __all__ = [
     "Swapped",
     "ToSupervisor",
     "ToWorker",
+    "UnloadRequest",
+    "Unloaded",
     "error_of",
     "failure_of",
 ]
+
+Role = Literal["canary", "shadow"]
 
 LONGEST_LINE = 16 * 1024 * 1024
 
@@ -102,6 +123,13 @@ class Keep(_Frame, frozen=True, tag=True):
     numbers: tuple[int, ...]
 
 
+class Named(_Frame, frozen=True, tag=True):
+    """To a worker: the labels of a slot, to be told; what they route to stands in the shared page."""
+
+    slot: str
+    labels: dict[str, int]
+
+
 class Drain(_Frame, frozen=True, tag=True):
     """To a worker: accept no more, finish what is in flight, and exit."""
 
@@ -126,11 +154,13 @@ class Preparing(_Frame, frozen=True, tag=True):
 
 
 class Prepared(_Frame, frozen=True, tag=True):
-    """From a worker: the generation can be committed."""
+    """From a worker: the generation can be committed; what its inputs are (a digest), and what memory it took."""
 
     slot: str
     number: int
     seconds: float
+    inputs: str = ""
+    growth: int = 0
 
 
 class Refused(_Frame, frozen=True, tag=True):
@@ -139,6 +169,15 @@ class Refused(_Frame, frozen=True, tag=True):
     slot: str
     number: int
     failure: Failure
+
+
+class Observed(_Frame, frozen=True, tag=True):
+    """From a worker: what it has counted of a canary or shadow since it said so last."""
+
+    slot: str
+    number: int
+    role: Role
+    observation: Observation
 
 
 class StatusRequest(_Frame, frozen=True, tag=True):
@@ -159,6 +198,77 @@ class RollbackRequest(_Frame, frozen=True, tag=True):
     model: str
 
 
+class CanaryRequest(_Frame, frozen=True, tag=True):
+    """From a client: let a version answer a share of the requests, in parts per million.
+
+    Where a repository was handed in, the package may be left out.
+    """
+
+    model: str
+    version: str
+    package: str
+    ppm: int
+
+
+class ShareRequest(_Frame, frozen=True, tag=True):
+    """From a client: let the canary answer another share of the requests."""
+
+    model: str
+    ppm: int
+
+
+class PromoteRequest(_Frame, frozen=True, tag=True):
+    """From a client: make the canary the stable generation."""
+
+    model: str
+
+
+class EndCanaryRequest(_Frame, frozen=True, tag=True):
+    """From a client: let the stable generation answer all requests again."""
+
+    model: str
+
+
+class ShadowRequest(_Frame, frozen=True, tag=True):
+    """From a client: show a version a share of the requests after they were answered, and compare."""
+
+    model: str
+    version: str
+    package: str
+    ppm: int
+
+
+class EndShadowRequest(_Frame, frozen=True, tag=True):
+    """From a client: show the shadow nothing more."""
+
+    model: str
+
+
+class LabelRequest(_Frame, frozen=True, tag=True):
+    """From a client: give a label to the generation of a version that is held; without a version, take it away."""
+
+    model: str
+    label: str
+    version: str | None
+
+
+class LoadRequest(_Frame, frozen=True, tag=True):
+    """From a client: serve a version that the repository knows; without a version, the one it names."""
+
+    model: str
+    version: str | None = None
+
+
+class UnloadRequest(_Frame, frozen=True, tag=True):
+    """From a client: serve a model no more."""
+
+    model: str
+
+
+class RepositoryIndexRequest(_Frame, frozen=True, tag=True):
+    """From a client: which versions does the repository know, and which of them are served?"""
+
+
 class StopRequest(_Frame, frozen=True, tag=True):
     """From a client: drain and stop."""
 
@@ -172,6 +282,26 @@ class GenerationStatus(msgspec.Struct, frozen=True):
     committed: float
 
 
+class ShareStatus(msgspec.Struct, frozen=True):
+    """A canary or shadow as a client sees it.
+
+    Args:
+        generation: What it is.
+        ppm: Its share in parts per million.
+        since: When it began, in seconds since 1970, UTC.
+        observation: What was counted of it since then, by this service.
+        error_rate: Share of errors among the latest answers, or None before there are any.
+        p99_seconds: What 99 of 100 of the latest answers did not pass, up to 5 % too little; or None.
+    """
+
+    generation: GenerationStatus
+    ppm: int
+    since: float
+    observation: Observation = Observation()
+    error_rate: float | None = None
+    p99_seconds: float | None = None
+
+
 class SlotStatus(msgspec.Struct, frozen=True):
     """A slot as a client sees it.
 
@@ -181,6 +311,11 @@ class SlotStatus(msgspec.Struct, frozen=True):
         labels: Names for generations.
         failure: Why no worker can serve the committed generation, or None.
         following: Why what is live could not be made so at the last try, or None.
+        canary: What answers a share of the requests, or None.
+        shadow: What sees copies of requests, or None.
+        grace: By number of a generation whose contract was replaced: until when it answers, in seconds since 1970, UTC.
+        stopped: The canary or shadow that passed the limits last, and why, or None.
+        held_off: Version and package that is released and not served: it was rolled back, or stopped as a canary.
     """
 
     current: GenerationStatus | None
@@ -188,6 +323,11 @@ class SlotStatus(msgspec.Struct, frozen=True):
     labels: dict[str, int] = {}
     failure: Failure | None = None
     following: Failure | None = None
+    canary: ShareStatus | None = None
+    shadow: ShareStatus | None = None
+    grace: dict[int, float] = {}
+    stopped: Stopped | None = None
+    held_off: tuple[str, str] | None = None
 
 
 class ServiceStatus(_Frame, frozen=True, tag=True):
@@ -204,6 +344,7 @@ class ServiceStatus(_Frame, frozen=True, tag=True):
         restarts: How many workers had to be replaced since the start.
         slots: By model name.
         failure: Why what is live could not be learned at the last try, or None.
+        control: `released`: what is served follows what is released; `explicit`: clients say.
     """
 
     name: str
@@ -216,6 +357,7 @@ class ServiceStatus(_Frame, frozen=True, tag=True):
     restarts: int
     slots: dict[str, SlotStatus]
     failure: Failure | None = None
+    control: Literal["released", "explicit"] = "explicit"
 
     @property
     def obstacle(self) -> Failure | None:
@@ -254,6 +396,52 @@ class Swapped(_Frame, frozen=True, tag=True):
     commit_seconds: float = 0.0
 
 
+class Routed(_Frame, frozen=True, tag=True):
+    """A change beside the stable generation that is committed: every new request is routed so from now on.
+
+    Args:
+        model: Name of the slot.
+        slot: How it stands now.
+        loaded: Whether a worker had to load anything.
+        prepare_seconds: Loading and warming up in all workers, one after the other.
+        commit_seconds: From the decision to the acknowledgement.
+    """
+
+    model: str
+    slot: SlotStatus
+    loaded: bool = False
+    prepare_seconds: float = 0.0
+    commit_seconds: float = 0.0
+
+
+class Unloaded(_Frame, frozen=True, tag=True):
+    """The model is served no more."""
+
+    model: str
+
+
+class RepositoryEntry(msgspec.Struct, frozen=True):
+    """A version that the repository knows or the service serves.
+
+    Args:
+        name: Of the model.
+        version: Such as `v1.2.0`.
+        state: `READY` or `UNAVAILABLE`, as the model repository extension of the Open Inference Protocol has it.
+        reason: Why it is in that state, or an empty text.
+    """
+
+    name: str
+    version: str
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str = ""
+
+
+class RepositoryIndex(_Frame, frozen=True, tag=True):
+    """What the repository knows and the service serves, by name and version."""
+
+    entries: tuple[RepositoryEntry, ...]
+
+
 class Stopping(_Frame, frozen=True, tag=True):
     """The service drains and stops."""
 
@@ -264,8 +452,23 @@ class Failed(_Frame, frozen=True, tag=True):
     failure: Failure
 
 
-ControlRequest = StatusRequest | SwapRequest | RollbackRequest | StopRequest
-ControlReply = ServiceStatus | Swapped | Stopping | Failed
+ControlRequest = (
+    StatusRequest
+    | SwapRequest
+    | RollbackRequest
+    | CanaryRequest
+    | ShareRequest
+    | PromoteRequest
+    | EndCanaryRequest
+    | ShadowRequest
+    | EndShadowRequest
+    | LabelRequest
+    | LoadRequest
+    | UnloadRequest
+    | RepositoryIndexRequest
+    | StopRequest
+)
+ControlReply = ServiceStatus | Swapped | Routed | Unloaded | RepositoryIndex | Stopping | Failed
 
 
 class Ask(_Frame, frozen=True, tag=True):
@@ -282,8 +485,8 @@ class Answered(_Frame, frozen=True, tag=True):
     reply: ControlReply
 
 
-ToWorker = Load | Accept | Announce | Prepare | Abort | Keep | Drain | Answered
-ToSupervisor = Loaded | Accepting | Preparing | Prepared | Refused | Ask
+ToWorker = Load | Accept | Announce | Prepare | Abort | Keep | Named | Drain | Answered
+ToSupervisor = Loaded | Accepting | Preparing | Prepared | Refused | Observed | Ask
 
 Frame = TypeVar("Frame")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import hashlib
 import os
 import signal
 import socket
@@ -15,6 +16,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+
+import msgspec
 
 from modelyard.errors import ModelyardError, RefusedError
 from modelyard.serving.auth.guard import guard_of
@@ -28,7 +31,9 @@ from modelyard.serving.inference import Inference
 from modelyard.serving.liaison import Liaison
 from modelyard.serving.loading import Loader, Served, loader_of
 from modelyard.serving.logs import Log
+from modelyard.serving.memory import private_bytes
 from modelyard.serving.metrics import Metrics
+from modelyard.serving.observer import Observer
 from modelyard.serving.slots import Generation, Slots
 from modelyard.serving.spec import WorkerSpec
 from modelyard.serving.state import GenerationRecord, Page
@@ -43,6 +48,7 @@ from modelyard.serving.wire import (
     Keep,
     Load,
     Loaded,
+    Named,
     Prepare,
     Prepared,
     Preparing,
@@ -55,6 +61,7 @@ __all__ = ["main"]
 
 NICENESS = 10
 ORPHAN_SECONDS = 2.0
+BEAT_SECONDS = 0.25
 PR_SET_PDEATHSIG = 1
 
 
@@ -88,6 +95,8 @@ class Worker:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._loop.add_signal_handler(signal.SIGTERM, self._terminated)
         threading.Thread(target=self._control, name="control", daemon=True).start()
+        threading.Thread(target=Observer(self._slots, self._channel.send).run, name="observer", daemon=True).start()
+        self._beat()
         self._loop.run_until_complete(self._serve())
         return 0
 
@@ -103,6 +112,11 @@ class Worker:
             self._server.drain()
             await self._server.wait_drained()
         self._log.info("stopped")
+
+    def _beat(self) -> None:
+        """Show the supervisor that the event loop turns."""
+        self._page.words[Page.PULSES + self._spec.worker] += 1
+        self._loop.call_later(BEAT_SECONDS, self._beat)
 
     def _terminated(self) -> None:
         orphaned = os.getppid() != self._spec.supervisor
@@ -135,12 +149,12 @@ class Worker:
             case Prepare():
                 threading.Thread(target=self._prepare, args=(frame,), name="prepare", daemon=True).start()
             case Abort():
-                slot = self._slots.get(frame.slot)
-                if slot is not None:
-                    slot.generations.pop(frame.number, None)
+                self._slots.forget(frame.slot, frame.number)
             case Keep():
                 for generation in self._slots.keep(frame.slot, frame.numbers):
                     threading.Thread(target=self._unload, args=(generation,), name="unload", daemon=True).start()
+            case Named():
+                self._slots.tell_labels(frame.slot, frame.labels)
             case Answered():
                 self._loop.call_soon_threadsafe(self._liaison.answered, frame.number, frame.reply)
             case Drain():
@@ -168,20 +182,23 @@ class Worker:
         record = frame.generation
         # Linux gives each thread its own niceness; the event loop keeps its own.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-        started = time.perf_counter()
+        started, before = time.perf_counter(), private_bytes()
         self._channel.send(Preparing(frame.slot, record.number))
         try:
             generation = Generation(record, self._serving(record))
+            inputs = hashlib.sha256(msgspec.json.encode(generation.served.contract.inputs)).hexdigest()
         except Exception as error:
             self._log_refusal(record, error)
             self._channel.send(Refused(frame.slot, record.number, failure_of(error)))
             return
         self._slots.hold(frame.slot, frame.index, generation)
+        growth = max(0, private_bytes() - before)
         seconds = time.perf_counter() - started
         self._log.info(
-            "prepared", model=record.model, version=record.version, generation=record.number, seconds=seconds
-        )
-        self._channel.send(Prepared(frame.slot, record.number, seconds))
+            "prepared", model=record.model, version=record.version, generation=record.number, seconds=seconds,
+            bytes=growth,
+        )  # fmt: skip
+        self._channel.send(Prepared(frame.slot, record.number, seconds, inputs, growth))
 
     def _serving(self, record: GenerationRecord) -> Served:
         try:

@@ -183,8 +183,8 @@ def test_several_models_are_served_side_by_side(service):
     assert service.predict("dogs").json["version"] == "v5"
 
 
-def test_a_new_contract_is_swapped_in_whole(service):
-    service.start()
+def test_without_a_window_of_grace_a_new_contract_is_swapped_in_whole(service):
+    service.start(grace_seconds=0)
     service.client.swap("m", "v1", service.package(factor=2))
     service.client.swap("m", "v2", service.package(factor=2, input="y"))
     assert service.predict().status == 422

@@ -182,6 +182,16 @@ def test_a_generation_in_grace_is_given_while_its_window_is_open_and_only_for_an
     assert slot.previous_in_grace(current) is None, "the window is over"
 
 
+def test_what_does_not_fit_a_canary_of_another_contract_is_for_the_stable_one(slots):
+    slots.hold("m", 0, generation(1, column="x"))
+    slots.hold("m", 0, generation(2, column="y"))
+    commit(slots, 1, 2, MILLION)
+    canary = slots["m"].take()
+    assert slots["m"].previous_in_grace(canary).number == 1
+    commit(slots, 2)
+    assert slots["m"].previous_in_grace(canary) is None
+
+
 def test_a_shadow_sees_its_share_and_answers_nobody(slots):
     for number in (1, 2):
         slots.hold("m", 0, generation(number))

@@ -49,8 +49,17 @@ def load(folder: Path) -> Served:
         except (KeyError, ValueError, TypeError) as error:
             raise ContractError(f"The rows do not fit: {error!r}.") from error
 
+    ballast = bytearray(behaviour.get("megabytes", 0) * 1024 * 1024)
+    for place in range(0, len(ballast), 4096):
+        ballast[place] = 1
+
     def predict(columns: dict) -> dict:
         time.sleep(behaviour.get("predict_seconds", 0.0))
+        if behaviour.get("fail") or (ballast and not ballast[0]):
+            raise RuntimeError("The double was told to fail.")
+        # A row of this value makes the model stand still, as native code with a fault would.
+        while behaviour.get("hang_at") in columns[column]:
+            time.sleep(3600)
         return {"value": columns[column] * factor}
 
     def encode_csv(outputs: dict) -> bytes:

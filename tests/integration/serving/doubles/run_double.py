@@ -25,6 +25,30 @@ class KillAt(Faults):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+PLAIN = (
+    "control", "error_rate", "p99_seconds", "minimum_requests", "grace_seconds", "canary_ppm", "canary_seconds",
+    "hang_seconds", "memory",
+)  # fmt: skip
+"""Values of a ServiceSpec that a test may set."""
+
+
+class Known:
+    """A repository of a JSON file: by name of the model, its versions and their packages; the last one is named."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def index(self) -> list[Live]:
+        versions = json.loads(self.file.read_text())
+        return [Live(name, version, package) for name in versions for version, package in versions[name].items()]
+
+    def resolve(self, name: str, version: str | None) -> Live:
+        found = [live for live in self.index() if live.model == name and version in (None, live.version)]
+        if not found:
+            raise NotFoundError(f"The repository has no {name} {version or ''}.")
+        return found[-1]
+
+
 def main() -> None:
     options = json.loads(sys.argv[1])
     store, live_file = Path(options["store"]), Path(options["live"])
@@ -51,6 +75,7 @@ def main() -> None:
         workers=options.get("workers", 2), limits=Limits(**options.get("limits", {})), log_level="debug",
         loader=options.get("loader", "double_loader"), drain_seconds=options.get("drain_seconds", 5.0),
         prepare_seconds=options.get("prepare_seconds", 60.0),
+        **{name: options[name] for name in PLAIN if name in options},
     )  # fmt: skip
     given = {name: options[name] for name in ("auth", "tls", "behind_proxy", "hosts", "anonymous") if name in options}
     told = msgspec.to_builtins(spec, enc_hook=str) | given
@@ -59,6 +84,7 @@ def main() -> None:
     try:
         run_service(
             spec, fetch=fetch, live=live if follow else None, wake=wake if follow else None,
+            repository=Known(Path(options["repository"])) if options.get("repository") else None,
             faults=KillAt(options["kill_at"]) if options.get("kill_at") else None,
         )  # fmt: skip
     except ModelyardError as error:

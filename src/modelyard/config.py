@@ -35,6 +35,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     signing_key: Annotated[str, Meta(description="Private SSH key; left out: Git's user.signingkey.")] | None = None
     serve_host: Annotated[str, Meta(description="Address that services listen on.")] = "127.0.0.1"
     serve_workers: Annotated[int, Meta(ge=1, description="Worker processes of one service.")] = 2
+    serve_keys: Annotated[str, Meta(description="File of API keys; makes services ask for one.")] | None = None
+    serve_issuer: Annotated[str, Meta(description="`iss` of tokens; makes services ask for one.")] | None = None
+    serve_audience: Annotated[str, Meta(description="`aud` of tokens; commas between several.")] | None = None
+    serve_jwks: Annotated[str, Meta(description="URL or file of the issuer's keys; else discovered.")] | None = None
+    serve_algorithms: Annotated[str, Meta(description="Signatures that count: RS256, ES256, EdDSA.")] | None = None
+    serve_token_secret: Annotated[str, Meta(description="File with a secret for HS256 tokens.")] | None = None
+    serve_token_claim: Annotated[str, Meta(description="Claim with what a token allows.")] | None = None
+    serve_token_scopes: Annotated[str, Meta(description="What values of that claim allow here.")] | None = None
+    serve_anonymous: Annotated[str, Meta(description="What all may do where nobody is asked.")] = (
+        "infer, read, load, promote"
+    )
+    serve_hosts: Annotated[str, Meta(description="Names of services besides loopback's.")] | None = None
+    serve_tls_certificate: Annotated[str, Meta(description="PEM file of the services' certificate.")] | None = None
+    serve_tls_key: Annotated[str, Meta(description="PEM file of its private key.")] | None = None
+    serve_tls_client_ca: Annotated[str, Meta(description="PEM file of roots of clients' certificates.")] | None = None
+    serve_tls_minimum: Annotated[Literal["1.2", "1.3"], Meta(description="Oldest version of TLS.")] = "1.2"
+    serve_behind_proxy: Annotated[bool, Meta(description="Whether a proxy in front encrypts.")] = False
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="Of services.")] = "info"
 
 

@@ -6,6 +6,7 @@ import difflib
 import http.client
 import json
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -13,15 +14,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
-from modelyard.errors import BusyError, ContractError, NotFoundError, RunError
+from modelyard.errors import (
+    BusyError,
+    ContractError,
+    ForbiddenError,
+    ModelyardError,
+    NotFoundError,
+    RunError,
+    UnauthenticatedError,
+)
 from modelyard.files import storage_errors
 from modelyard.records import Failure
 from modelyard.releases.events import topic_of
 from modelyard.serving.client import ServiceClient
 from modelyard.serving.service import run_service
 from modelyard.serving.spec import Limits, Live, ServiceSpec
+from modelyard.yard.access import access_of
 from modelyard.yard.project import INTERNAL
 from modelyard.yard.review import fetch_package
 
@@ -29,6 +39,15 @@ if TYPE_CHECKING:
     from modelyard.yard.yard import Yard
 
 __all__ = ["ServiceState", "Services"]
+
+_ERRORS: dict[int, type[ModelyardError]] = {
+    400: ContractError,
+    401: UnauthenticatedError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    413: ContractError,
+    422: ContractError,
+}
 
 PATIENCE = 3.0
 """Seconds that `up` waits for a service which says what stands in its way."""
@@ -116,7 +135,7 @@ class Services:
 
         Args:
             environment: What is released to it is served, and followed.
-            host: Default: the setting; only loopback is allowed.
+            host: Default: the setting; one that others can reach needs authentication and TLS.
             port: Default 0: the one it had last, else a free one.
             workers: Default: the setting.
 
@@ -134,6 +153,7 @@ class Services:
             workers=workers or yard.settings.serve_workers,
             limits=self._limits(environment),
             log_level=yard.settings.log_level,
+            **access_of(yard.settings, yard.project),
         )
         run_service(
             spec,
@@ -204,13 +224,14 @@ class Services:
         Raises:
             NotFoundError: There is no such environment, no service runs for it, or it has no such model.
             ContractError: The rows do not fit the model's contract.
+            RefusedError: The service asks for a key, as in the variable MODELYARD_API_KEY, and this is none for it.
             RunError: The service failed.
         """
         self._check(environment)
         address = urlsplit(self.client(environment).url)
-        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
+        connection = _connection(address)
         try:
-            headers = {"Content-Type": media, "Accept": "application/json"}
+            headers = {"Content-Type": media, "Accept": "application/json", **_credentials()}
             connection.request("POST", f"/v1/models/{quote(model, safe='')}/predict", body, headers)
             response = connection.getresponse()
             answer: Mapping[str, Any] = json.loads(response.read())
@@ -220,9 +241,7 @@ class Services:
             connection.close()
         if response.status == 200:
             return answer
-        kind = {404: NotFoundError, 400: ContractError, 413: ContractError, 422: ContractError}.get(
-            response.status, RunError
-        )
+        kind = _ERRORS.get(response.status, RunError)
         place = ", ".join(filter(None, (address.geturl(), answer.get("where"))))
         raise kind(str(answer.get("detail") or answer.get("title")), where=place, remedy=answer.get("remedy"))
 
@@ -291,6 +310,20 @@ class Services:
                 remedy=f"{obstacle.remedy or ''} It goes on trying; its log: {log}".strip(),
             )
         raise RunError(f"The service of {environment} was not ready within {timeout:.0f} s.", remedy=f"Its log: {log}")
+
+
+def _connection(address: SplitResult) -> http.client.HTTPConnection:
+    # What listens on every address is asked on this machine's own.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.hostname or "", address.hostname or "")  # noqa: S104
+    if address.scheme == "https":
+        context = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE"))
+        return http.client.HTTPSConnection(host, address.port, timeout=60, context=context)
+    return http.client.HTTPConnection(host, address.port, timeout=60)
+
+
+def _credentials() -> dict[str, str]:
+    key = os.environ.get("MODELYARD_API_KEY")
+    return {"X-API-Key": key} if key else {}
 
 
 def _last_error(log: Path) -> str:

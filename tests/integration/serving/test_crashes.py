@@ -107,6 +107,73 @@ def test_a_supervisor_killed_at_any_step_leaves_one_whole_generation(service, po
     assert service.predict().json["rows"] == [{"value": 4.0}]
 
 
+MILLION = 1_000_000
+OPERATIONS = {
+    "canary": lambda client, package: client.canary("m", "v3", package, ppm=MILLION),
+    "shadow": lambda client, package: client.shadow("m", "v3", package, ppm=MILLION),
+    "share": lambda client, _: client.share("m", MILLION),
+    "promote": lambda client, _: client.promote("m"),
+    "end-canary": lambda client, _: client.end_canary("m"),
+    "label": lambda client, _: client.label("m", "gold", "v1"),
+    "rollback": lambda client, _: client.rollback("m"),
+}
+"""What changes a slot besides a swap, from: v1 previous and labelled `old`, v2 stable, v4 a canary of no request."""
+
+LOADING = ("canary", "shadow")
+
+
+def _whole(service) -> dict[str, object]:
+    """Everything that the slot is, as one value that can be compared."""
+    slot = service.client.status().slots["m"]
+    return {
+        "stable": slot.current.version, "previous": slot.previous and slot.previous.version, "labels": slot.labels,
+        "canary": slot.canary and (slot.canary.generation.version, slot.canary.ppm),
+        "shadow": slot.shadow and (slot.shadow.generation.version, slot.shadow.ppm),
+    }  # fmt: skip
+
+
+def _answers(service) -> set[tuple[str, float]]:
+    answers = [service.predict().json for _ in range(8)]
+    return {(answer["version"], answer["rows"][0]["value"]) for answer in answers}
+
+
+@pytest.mark.parametrize(
+    ("operation", "point"),
+    [
+        (operation, point)
+        for operation in OPERATIONS
+        for point in (BEFORE if operation in LOADING else ()) + AFTER
+    ],
+)  # fmt: skip
+def test_a_supervisor_killed_at_any_step_of_any_operation_leaves_the_slot_whole(service, operation, point):
+    factors = {"v1": 2.0, "v2": 3.0, "v3": 5.0, "v4": 7.0}
+    packages = {version: service.package(factor=factor) for version, factor in factors.items()}
+    service.start(workers=1)
+    service.client.swap("m", "v1", packages["v1"])
+    service.client.label("m", "old", "v1")
+    service.client.swap("m", "v2", packages["v2"])
+    service.client.canary("m", "v4", packages["v4"], ppm=0)
+    before = _whole(service)
+    service.client.stop()
+    service.process.wait(10)
+    service.start(workers=1, kill_at=point)
+    with pytest.raises(ModelyardError):
+        OPERATIONS[operation](service.client, packages["v3"])
+    service.process.wait(10)
+    assert service.process.returncode == -signal.SIGKILL
+    service.start(workers=1)
+    after = _whole(service)
+    if point in BEFORE:
+        assert after == before
+    else:
+        assert after != before, "what is on disk is served"
+        assert service.client.label("m", "probe", after["stable"]).slot.labels["probe"]
+    answering = after["canary"][0] if after["canary"] and after["canary"][1] else after["stable"]
+    assert _answers(service) == {(answering, factors[answering])}
+    old = service.request("POST", "/v1/models/m/labels/old/predict", '{"rows":[{"x":1.0}]}')
+    assert old.json["rows"] == [{"value": 2.0}]
+
+
 def test_a_supervisor_killed_while_it_retires_a_model_serves_it_no_more(service):
     service.live(m=("v1", service.package(factor=2)))
     service.start(follow=True)

@@ -27,12 +27,14 @@ class Limits(msgspec.Struct, frozen=True):
         rows: The most rows in one request.
         in_flight: The most requests that all workers together hold.
         body_seconds: How long a body may take to arrive: who sends slowly holds one of those places.
+        decompression_ratio: How many times its length a compressed body of more than 1 MiB may unpack to.
     """
 
     body_bytes: int = 16 * 1024 * 1024
     rows: int = 100_000
     in_flight: int = 256
     body_seconds: float = 30.0
+    decompression_ratio: int = 200
 
 
 class Live(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import re
@@ -88,7 +89,10 @@ HOSTILE = {
     "CSV with an endless cell": (post(b"x\n" + b"1" * 900_000, b"content-type: text/csv"), 400),
     "CSV with an endless header": (post(b"x," * 400_000 + b"y\n1", b"content-type: text/csv"), 422),
     "CSV with NUL": (post(b"x\n\0\n", b"content-type: text/csv"), 422),
-    "a compressed body": (post(b"\x1f\x8b\x08", b"content-encoding: gzip"), 415),
+    "a compressed body cut off": (post(b"\x1f\x8b\x08", b"content-encoding: gzip"), 400),
+    "a bomb of zeros": (post(gzip.compress(bytes(50_000_000)), b"content-encoding: gzip"), 413),
+    "a compression of its own": (post(GOOD, b"content-encoding: br"), 415),
+    "a compression of compressions": (post(GOOD, b"content-encoding: gzip, gzip"), 415),
     "a character set of two bytes": (post(GOOD, b"content-type: application/json; charset=utf-16"), 415),
     "a media type that is no text": (post(GOOD, b"content-type: \xff\xfe"), (200, 400, 415)),
     "a request id that is no text": (post(GOOD, b"x-request-id: \xff\xfe"), 200),

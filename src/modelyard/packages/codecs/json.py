@@ -26,6 +26,9 @@ __all__ = ["JsonCodec", "Layout", "decode", "encode"]
 
 Layout = Literal["rows", "columns"]
 
+_NARROW = ("int8", "int16", "int32", "uint8", "uint16", "uint32")
+"""Integers whose range the decoder can be told: its bounds are 64-bit numbers with a sign."""
+
 _PATH = re.compile(r"^(?P<what>.*?) - at `(?P<path>\$.*)`$", re.DOTALL)
 _ROWS_PATH = re.compile(r"^\$(?:\.rows)?\[(?P<row>\d+)\](?:\.(?P<field>.*?))?(?P<inside>(?:\[\d+\])*)$")
 _COLUMNS_PATH = re.compile(r"^\$\.columns\.(?P<field>.*?)(?:\[(?P<row>\d+)\](?P<inside>(?:\[\d+\])*))?$")
@@ -154,6 +157,9 @@ def _row_type(field: Field) -> Any:
     else:
         # A whole float such as 2.0 is an integer in JSON's eyes, and is one for `coerce` too.
         kind = int | float
+        if field.dtype in _NARROW:
+            limits = np.iinfo(field.dtype)
+            kind = Annotated[int, msgspec.Meta(ge=int(limits.min), le=int(limits.max))] | float
     for size in reversed(field.shape):
         kind = Annotated[list[kind], msgspec.Meta(min_length=size, max_length=size)]
     return kind
@@ -168,14 +174,15 @@ def _array(field: Field, values: Sequence[Any]) -> NDArray[Any]:
     if field.dtype == "bool":
         return np.array(values, dtype=np.bool_)
     if field.dtype.startswith("float"):
-        return np.array(values, dtype=np.float64)
+        return np.array(values, dtype=field.dtype)
     return _integers(field, values)
 
 
 def _integers(field: Field, values: Sequence[Any]) -> NDArray[Any]:
     array = np.array(values)
     if array.dtype.kind in "iu":
-        return array
+        # The decoder has held narrow ones to their range; `coerce` looks at the others.
+        return array.astype(field.dtype) if field.dtype in _NARROW else array
     # Floats among integers, or numbers past 64 bits: NumPy would round them, so each is looked at.
     limits = np.iinfo(field.dtype)
     for row, value in enumerate(values):

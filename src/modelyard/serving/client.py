@@ -54,7 +54,8 @@ class ServiceFile(msgspec.Struct, frozen=True):
         host: Address that it listens on.
         port: Port that it listens on.
         started: Seconds since 1970, UTC.
-        tls: Whether the port is encrypted.
+        tls: Whether the ports are encrypted.
+        grpc_port: Port for gRPC, or None.
     """
 
     name: str
@@ -63,6 +64,13 @@ class ServiceFile(msgspec.Struct, frozen=True):
     port: int
     started: float
     tls: bool = False
+    grpc_port: int | None = None
+
+    @property
+    def grpc(self) -> str | None:
+        """Where gRPC is spoken, such as `127.0.0.1:8001`, or None."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return None if self.grpc_port is None else f"{host}:{self.grpc_port}"
 
     @property
     def url(self) -> str:
@@ -126,6 +134,18 @@ class ServiceClient:
         if file is None or not self.alive:
             raise self._missing()
         return file.url
+
+    @property
+    def grpc(self) -> str | None:
+        """Where the running service speaks gRPC, such as `127.0.0.1:8001`, or None where it does not.
+
+        Raises:
+            NotFoundError: No service runs on the folder.
+        """
+        file = ServiceFile.read(self.folder)
+        if file is None or not self.alive:
+            raise self._missing()
+        return file.grpc
 
     def status(self) -> ServiceStatus:
         """Return how the service stands.

@@ -116,6 +116,7 @@ class Pool:
         board: The supervisor's.
         log: The supervisor's.
         listening: The socket that every worker accepts from.
+        grpc: The one for gRPC, or None.
         metrics: Folder for the workers' metrics.
         wake: Wakes the supervisor's main thread, which alone starts processes.
         answer: Does what a worker's client asks of the supervisor; it never raises.
@@ -128,6 +129,7 @@ class Pool:
         board: Board,
         log: Log,
         listening: socket.socket,
+        grpc: socket.socket | None,
         metrics: Path,
         wake: Callable[[], None],
         answer: Callable[[ControlRequest], ControlReply],
@@ -137,6 +139,7 @@ class Pool:
         self._board = board
         self._log = log
         self._listening = listening
+        self._grpc = grpc
         self._metrics = metrics
         self._wake = wake
         self._answer = answer
@@ -181,6 +184,7 @@ class Pool:
             workers=self._spec.workers,
             supervisor=os.getpid(),
             listening=self._listening.fileno(),
+            grpc=self._grpc.fileno() if self._grpc is not None else None,
             control=theirs.fileno(),
             page=self._board.page.descriptor,
             limits=self._spec.limits,
@@ -198,7 +202,7 @@ class Pool:
             [sys.executable, "-P", "-m", "modelyard.serving.worker", spec.text()],
             env=environment,
             stdin=subprocess.DEVNULL,
-            pass_fds=(spec.listening, spec.control, spec.page),
+            pass_fds=(spec.listening, spec.control, spec.page, *(() if spec.grpc is None else (spec.grpc,))),
         )
         theirs.close()
         worker = WorkerHandle(number, process, Channel(ours, ToSupervisor))

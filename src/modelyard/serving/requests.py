@@ -60,12 +60,14 @@ class Place(msgspec.Struct, frozen=True):
         host: Address that it listens on.
         port: Port that it listens on.
         started: Seconds since 1970, UTC.
+        grpc_port: Port for gRPC, or None.
     """
 
     name: str
     host: str
     port: int
     started: float
+    grpc_port: int | None = None
 
 
 class Requests:
@@ -245,7 +247,7 @@ class Requests:
             return ServiceStatus(
                 place.name, os.getpid(), place.host, place.port, place.started, self._board.ready,
                 self._pool.accepting(), self._pool.restarts, slots, follower.failure if follower else None,
-                "released" if follower else "explicit",
+                "released" if follower else "explicit", place.grpc_port,
             )  # fmt: skip
 
     def slot_status(self, name: str, record: SlotRecord | None) -> SlotStatus:

@@ -18,7 +18,7 @@ from types import FrameType
 
 import msgspec
 
-from modelyard.errors import BusyError, InputError, ModelyardError
+from modelyard.errors import BusyError, InputError, MissingExtraError, ModelyardError
 from modelyard.files import storage_error, storage_errors, write_atomically
 from modelyard.records import Failure
 from modelyard.serving.auth.guard import check_auth
@@ -70,12 +70,15 @@ def run_service(
 
     Raises:
         InputError: A value of the specification is impossible, or `released` without `live`.
+        MissingExtraError: A port for gRPC is asked for, and its libraries are not installed.
         RefusedError: Others could reach it without proving who they are, or without encryption.
         BusyError: Another service runs on the folder, or the port is taken.
         StorageError: The folder can't be written.
         IntegrityError: The committed state was damaged by something else.
     """
     spec.check()
+    if spec.grpc_port is not None:
+        _check_grpc()
     log = Log(spec.log_level, service=spec.name, pid=os.getpid())
     if spec.tls is not None:
         check_tls(spec.tls)
@@ -83,6 +86,18 @@ def run_service(
         check_auth(spec.auth, log)
     with _folder_lock(spec.folder):
         Supervisor(spec, fetch, live, wake, repository, faults or Faults(), log).run()
+
+
+def _check_grpc() -> None:
+    """Raise an error before anything is started where the workers could not speak gRPC."""
+    for library in ("hpack", "google.protobuf"):
+        try:
+            importlib.import_module(library)
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                "gRPC needs hpack and protobuf.",
+                remedy="Install them with: pip install 'modelyard[serve]', or leave out the port for gRPC.",
+            ) from error
 
 
 @contextlib.contextmanager
@@ -139,12 +154,16 @@ class Supervisor:
         committed, broken = _refetch(file.read(), fetch, log)
         self._board = Board(file, committed, Page.create(), faults, log)
         self._board.mark_broken(broken)
-        self._listening = _listen(spec, ServiceFile.read(spec.folder) or ServiceFile.read(spec.folder, STOPPED_FILE))
+        last = ServiceFile.read(spec.folder) or ServiceFile.read(spec.folder, STOPPED_FILE)
+        self._listening = _listen(spec.host, spec.port, last.port if last else 0)
+        self._grpc = None
+        if spec.grpc_port is not None:
+            self._grpc = _listen(spec.host, spec.grpc_port, (last.grpc_port or 0) if last else 0)
         limits = JudgeLimits(spec.error_rate, spec.p99_seconds, spec.minimum_requests)
         self._judge = Judge(limits, self._condemn, self._board, log)
         self._pool = Pool(
-            spec, self._board, log, self._listening, _metrics_folder(spec.folder), self._wake, self._reply,
-            self._judge.observed,
+            spec, self._board, log, self._listening, self._grpc, _metrics_folder(spec.folder), self._wake,
+            self._reply, self._judge.observed,
         )  # fmt: skip
         installer = Installer(
             self._board,
@@ -164,7 +183,8 @@ class Supervisor:
             waiting = wake or threading.Event().wait
             self._follower = Follower(live, waiting, swapper, self._roles, rollout, self._board, log)
         host, port = self._listening.getsockname()[:2]
-        self._place = Place(spec.name, host, port, self._started)
+        grpc_port = self._grpc.getsockname()[1] if self._grpc is not None else None
+        self._place = Place(spec.name, host, port, self._started, grpc_port)
         self._requests = Requests(
             self._place, self._board, self._pool, swapper, self._roles, self._judge, self._follower, repository,
             self._stop_soon, faults,
@@ -173,14 +193,17 @@ class Supervisor:
 
     def run(self) -> None:
         """Serve until stopped."""
-        host, port = self._listening.getsockname()[:2]
-        file = ServiceFile(self._spec.name, os.getpid(), host, port, self._started, self._spec.tls is not None)
+        place = self._place
+        tls = self._spec.tls is not None
+        file = ServiceFile(place.name, os.getpid(), place.host, place.port, place.started, tls, place.grpc_port)
         write_atomically(self._spec.folder / SERVICE_FILE, msgspec.json.encode(file) + b"\n")
         self._control.start()
         self._judge.start()
         threading.Thread(target=self._look_after, name="watch", daemon=True).start()
         with _signals(self._stop_soon):
-            self._log.info("started", host=host, port=port, workers=self._spec.workers)
+            self._log.info(
+                "started", host=place.host, port=place.port, grpc_port=place.grpc_port, workers=self._spec.workers
+            )
             self._pool.start_due()
             if self._follower is not None:
                 self._follower.start()
@@ -222,6 +245,8 @@ class Supervisor:
             self._follower.stop()
         self._pool.drain()
         self._listening.close()
+        if self._grpc is not None:
+            self._grpc.close()
         with contextlib.suppress(FileNotFoundError):
             (self._spec.folder / SERVICE_FILE).replace(self._spec.folder / STOPPED_FILE)
         self._control.close()
@@ -263,26 +288,32 @@ def _fetched(record: GenerationRecord, fetch: Fetch, log: Log) -> tuple[Generati
         return msgspec.structs.replace(record, folder=""), failure_of(error)
 
 
-def _listen(spec: ServiceSpec, last: ServiceFile | None) -> socket.socket:
-    """Return the one listening socket. Workers of a supervisor that was killed may hold the port a moment longer."""
-    family = socket.AF_INET6 if ":" in spec.host else socket.AF_INET
+def _listen(host: str, wanted: int, last: int) -> socket.socket:
+    """Return a listening socket for all workers. Those of a supervisor that was killed may hold the port for a moment.
+
+    Args:
+        host: Address to listen on.
+        wanted: Port; 0 for the one that the service had last, or a free one.
+        last: The port that it had last, or 0.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     deadline = time.monotonic() + BIND_SECONDS
-    port = spec.port or (last.port if last else 0)
+    port = wanted or last
     while True:
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listening.bind((spec.host, port))
+            listening.bind((host, port))
             listening.listen(BACKLOG)
         except OSError as error:
             listening.close()
             if time.monotonic() < deadline:
                 time.sleep(0.05)
-            elif spec.port == 0 and port != 0:
+            elif wanted == 0 and port != 0:
                 port, deadline = 0, 0.0
             else:
                 raise BusyError(
-                    f"{spec.host}:{port} can't be listened on: {error.strerror}.",
+                    f"{host}:{port} can't be listened on: {error.strerror}.",
                     remedy="Choose another port, or 0 for a free one.",
                 ) from error
             continue

@@ -98,6 +98,8 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
     canary_seconds: float = 60.0
     hang_seconds: float = 30.0
     memory: int | None = None
+    grpc_port: int | None = None
+    """Port for gRPC, as `port`; None: there is none."""
     auth: AuthSpec | None = None
     """How clients prove who they are; None: they don't, and web pages of other origins are kept out."""
     tls: TlsSpec | None = None
@@ -133,8 +135,11 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
         if not 1 <= self.workers <= Page.MAX_WORKERS:
             raise InputError(f"{self.workers} workers are impossible.", remedy=f"Ask for 1 to {Page.MAX_WORKERS}.")
         self._check_numbers()
-        if not 0 <= self.port <= 65535:
-            raise InputError(f"The port {self.port} is impossible.", remedy="Ask for 1 to 65535, or 0 for a free one.")
+        for port in (self.port, self.grpc_port or 0):
+            if not 0 <= port <= 65535:
+                raise InputError(f"The port {port} is impossible.", remedy="Ask for 1 to 65535, or 0 for a free one.")
+        if self.port and self.port == self.grpc_port:
+            raise InputError("HTTP and gRPC can't share a port.", remedy="Give each its own, or 0 for a free one.")
 
     def _check_numbers(self) -> None:
         for name, value, most in (
@@ -163,6 +168,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"]
     loader: str
     drain_seconds: float
+    grpc: int | None = None
+    """Descriptor of the socket for gRPC, or None."""
     auth: AuthSpec | None = None
     tls: TlsSpec | None = None
     hosts: tuple[str, ...] = ()

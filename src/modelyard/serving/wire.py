@@ -345,6 +345,7 @@ class ServiceStatus(_Frame, frozen=True, tag=True):
         slots: By model name.
         failure: Why what is live could not be learned at the last try, or None.
         control: `released`: what is served follows what is released; `explicit`: clients say.
+        grpc_port: Port for gRPC, or None.
     """
 
     name: str
@@ -358,6 +359,7 @@ class ServiceStatus(_Frame, frozen=True, tag=True):
     slots: dict[str, SlotStatus]
     failure: Failure | None = None
     control: Literal["released", "explicit"] = "explicit"
+    grpc_port: int | None = None
 
     @property
     def obstacle(self) -> Failure | None:

@@ -16,17 +16,17 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from modelyard.errors import ModelyardError, RefusedError
-from modelyard.serving.auth.guard import guard_of
+from modelyard.serving.auth.guard import Guard, guard_of
 from modelyard.serving.auth.tls import tls_arguments
 from modelyard.serving.http.application import Application
 from modelyard.serving.http.credentials import HttpCredentials
-from modelyard.serving.http.plain import Plain
-from modelyard.serving.http.probes import Probes
 from modelyard.serving.http.server import HttpServer, new_event_loop
+from modelyard.serving.http.surfaces import routes_of
 from modelyard.serving.inference import Inference
 from modelyard.serving.liaison import Liaison
 from modelyard.serving.loading import Loader, Served, loader_of
@@ -57,6 +57,9 @@ from modelyard.serving.wire import (
     failure_of,
 )
 
+if TYPE_CHECKING:
+    from modelyard.serving.grpc.server import GrpcServer
+
 __all__ = ["main"]
 
 NICENESS = 10
@@ -83,12 +86,22 @@ class Worker:
         self._liaison = Liaison(self._channel.send)
         metrics = Metrics(self._page, self._slots, spec.workers)
         inference = Inference(self._slots, spec.limits, metrics, self._log, spec.worker, spec.workers)
-        routes = (*Plain(inference).routes, *Probes(self._page, metrics).routes)
+        routes = routes_of(inference, self._liaison)
         guard = guard_of(spec.auth, self._log, hosts=spec.hosts, anonymous=spec.anonymous)
         application = Application(routes, spec.limits, self._log, spec.worker, HttpCredentials(guard))
         self._server = HttpServer(application, self._loop, spec.listening, spec.worker, tls_arguments(spec.tls))
+        self._grpc = self._grpc_server(inference, guard) if spec.grpc is not None else None
         self._accept = asyncio.Event()
         self._stop = asyncio.Event()
+
+    def _grpc_server(self, inference: Inference, guard: Guard) -> GrpcServer:
+        # protobuf and hpack take megabytes of each worker: only where gRPC is spoken.
+        from modelyard.serving.grpc.front import grpc_server  # noqa: PLC0415
+        from modelyard.serving.grpc.tls import tls_context  # noqa: PLC0415
+
+        assert self._spec.grpc is not None  # noqa: S101  (narrows the type)
+        tls = tls_context(self._spec.tls) if self._spec.tls is not None else None
+        return grpc_server(inference, self._liaison, self._loop, self._spec.grpc, self._spec.worker, guard, tls)
 
     def run(self) -> int:
         """Serve until the supervisor says drain, or is gone; return the exit status."""
@@ -106,10 +119,15 @@ class Worker:
         await asyncio.wait((accept, stop), return_when=asyncio.FIRST_COMPLETED)
         if self._accept.is_set():
             self._server.start()
+            if self._grpc is not None:
+                self._grpc.start()
             self._channel.send(Accepting())
             self._log.info("accepting")
             await stop
             self._server.drain()
+            if self._grpc is not None:
+                self._grpc.drain()
+                await self._grpc.wait_drained()
             await self._server.wait_drained()
         self._log.info("stopped")
 

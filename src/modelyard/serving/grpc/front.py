@@ -9,6 +9,7 @@ from modelyard.serving.grpc.calls import Dispatcher, Guard
 from modelyard.serving.grpc.health import Health
 from modelyard.serving.grpc.open_inference import SERVICE, OpenInference
 from modelyard.serving.grpc.reflection import Reflection
+from modelyard.serving.grpc.repository import Repository
 from modelyard.serving.grpc.server import GrpcServer
 from modelyard.serving.inference import Inference
 from modelyard.serving.liaison import Liaison
@@ -20,7 +21,7 @@ SERVICES = (SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflecti
 
 def grpc_server(
     inference: Inference,
-    _liaison: Liaison,
+    liaison: Liaison,
     loop: asyncio.AbstractEventLoop,
     descriptor: int,
     worker: int,
@@ -31,7 +32,7 @@ def grpc_server(
 
     Args:
         inference: Of the worker.
-        _liaison: To the supervisor.
+        liaison: To the supervisor.
         loop: The event loop.
         descriptor: Of the listening socket, shared with other processes.
         worker: Number of the worker, from 0.
@@ -39,7 +40,7 @@ def grpc_server(
         tls: How connections are encrypted, or None.
     """
     health = Health(inference.slots.page, SERVICES)
-    services = (OpenInference(inference), health, Reflection(SERVICES))
+    services = (OpenInference(inference), Repository(liaison), health, Reflection(SERVICES))
     methods = {path: method for service in services for path, method in service.methods.items()}
     dispatcher = Dispatcher(methods, inference.limits, inference.log, loop, worker, guard)
     return GrpcServer(dispatcher, loop, descriptor, tls)

@@ -39,6 +39,7 @@ class GrpcServer:
         self._dispatcher = dispatcher
         self._loop = loop
         self._listening = socket.socket(fileno=descriptor)
+        self._listening.setblocking(False)
         self._tls = tls
         self._connections: set[Connection] = set()
         self._greeting: set[asyncio.Task[None]] = set()

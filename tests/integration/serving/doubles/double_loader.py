@@ -74,4 +74,5 @@ def load(folder: Path) -> Served:
             JSON_COLUMNS: lambda outputs: json.dumps({"columns": {"value": outputs["value"].tolist()}}).encode(),
             CSV: encode_csv,
         },
+        row_seconds=behaviour.get("row_seconds", 0.0),
     )

@@ -27,7 +27,7 @@ class KillAt(Faults):
 
 PLAIN = (
     "control", "error_rate", "p99_seconds", "minimum_requests", "grace_seconds", "canary_ppm", "canary_seconds",
-    "hang_seconds", "memory",
+    "hang_seconds", "memory", "grpc_port",
 )  # fmt: skip
 """Values of a ServiceSpec that a test may set."""
 

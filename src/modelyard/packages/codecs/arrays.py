@@ -147,9 +147,10 @@ def columns_of(contract: Contract, batches: Sequence[pa.RecordBatch]) -> Columns
 def _column(field: Field, array: pa.Array, first: int) -> NDArray[Any]:
     try:
         array.validate(full=True)
-    except pa.ArrowException as error:
+        return _values(field, array, first, field.shape)
+    except (pa.ArrowException, ValueError, NotImplementedError) as error:
+        # What passes Arrow's own check may still be of a kind that Arrow can't hand out.
         raise ContractError(f"The column is damaged: {_brief(error)}.", where=f"field {field.name!r}") from error
-    return _values(field, array, first, field.shape)
 
 
 def _values(field: Field, array: pa.Array, first: int, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -157,9 +158,7 @@ def _values(field: Field, array: pa.Array, first: int, shape: tuple[int, ...]) -
     kind = array.type
     if isinstance(kind, pa.FixedShapeTensorType):
         _refuse_nulls(field, array, first)
-        if not shape:
-            raise _misfit(field, first, f"got {kind}")
-        return _tensor(array)
+        return _tensor(field, array, first, shape)
     if isinstance(kind, pa.BaseExtensionType):
         array = array.storage
         kind = array.type
@@ -190,11 +189,15 @@ def _with_nan(array: pa.Array) -> pa.Array:
     return array.fill_null(pa.scalar(np.float16("nan") if kind == pa.float16() else math.nan, kind))
 
 
-def _tensor(array: Any) -> NDArray[Any]:
-    if not len(array):
-        return np.empty((0, *array.type.shape), dtype=array.type.value_type.to_pandas_dtype())
-    values: NDArray[Any] = array.to_numpy_ndarray()
-    return values
+def _tensor(field: Field, array: Any, first: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    kind = array.type
+    turned = kind.permutation is not None and list(kind.permutation) != list(range(len(kind.shape)))
+    if tuple(kind.shape) != shape or turned:
+        raise _misfit(field, first, f"got {kind}")
+    storage = array.storage
+    if not len(storage):
+        return np.empty((0, *shape), dtype=field.dtype)
+    return _values(field, storage.flatten(), first, ()).reshape(len(storage), *shape)
 
 
 def _nested(field: Field, array: pa.Array, first: int, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -243,10 +246,9 @@ def _texts(field: Field, array: pa.Array, first: int) -> NDArray[np.str_]:
     elif kind == pa.string_view():
         if len(array):
             # Many views may show the same bytes: what they would take side by side is asked before it is made.
-            views = np.frombuffer(array.buffers()[1], dtype="<i4").reshape(-1, 4)
-            _limit_text(field, int(views[array.offset : array.offset + len(array), 0].max()), 1)
-            total = int(views[array.offset : array.offset + len(array), 0].sum(dtype=np.int64))
-            _limit_text(field, total, 1)
+            end = array.offset + len(array)
+            views = np.frombuffer(array.buffers()[1], dtype="<i4", count=4 * end).reshape(-1, 4)
+            _limit_text(field, int(views[array.offset :, 0].sum(dtype=np.int64)), 1)
         array = array.cast(pa.large_string())
     elif not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise _misfit(field, first, f"got {kind}")

@@ -59,14 +59,11 @@ def decode(
         with pa.ipc.open_stream(stream) as reader:
             limits.check_columns(len(reader.schema))
             check_names(contract, reader.schema.names)
-            batches = list(_batches(reader, max_rows))
-            schema = reader.schema
-    except (pa.ArrowException, OSError, ValueError, struct.error, IndexError) as error:
+            batches = list(_batches(reader, max_rows)) or [pa.RecordBatch.from_pylist([], schema=reader.schema)]
+    except (pa.ArrowException, OSError, ValueError, NotImplementedError, struct.error, IndexError) as error:
         # Arrow reports a body that ends too soon as an OSError without a number, and names that are no UTF-8 as a
         # ValueError.
         raise ContractError(f"This is not Arrow IPC, or not all of it: {_brief(error)}.", remedy=remedy) from error
-    if not batches:
-        batches = [pa.RecordBatch.from_pylist([], schema=schema)]
     return columns_of(contract, batches)
 
 

@@ -6,6 +6,8 @@ and the headers of the pages are read before one of them is unpacked, because a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 from pyarrow import parquet
 
@@ -13,7 +15,7 @@ from modelyard.contracts import Columns
 from modelyard.data import Field
 from modelyard.errors import ContractError
 from modelyard.packages.codecs.arrays import Limits, check_names, columns_of, limit_rows, record_batch
-from modelyard.packages.codecs.parquet_pages import PageError, pages
+from modelyard.packages.codecs.parquet_pages import Chunk, Group, PageError, footer, pages
 from modelyard.packages.contract import Contract, describe
 
 __all__ = ["MEDIA_TYPE", "Limits", "decode", "encode"]
@@ -48,21 +50,27 @@ def decode(
     if not len(body):
         raise ContractError("The body is empty.", remedy=remedy)
     names = [field.name for field in contract.inputs]
-    texts = [field.name for field in contract.inputs if field.dtype == "string" and not field.shape]
     try:
         buffer = pa.py_buffer(body)
+        groups = footer(memoryview(buffer).cast("B"))
+        limit_rows(sum(group.rows for group in groups), max_rows)
+        limits.check_columns(max((len(group.chunks) for group in groups), default=0))
+        filled = [index for index, group in enumerate(groups) if group.rows]
+        unpacked = _unpacked(contract, [groups[index] for index in filled], memoryview(buffer).cast("B"))
+        limits.check(unpacked, buffer.size)
+        paths = {chunk.path for group in groups for chunk in group.chunks}
+        texts = [field.name for field in contract.inputs if field.dtype == "string" and field.name in paths]
         # A text that a dictionary holds once stays there once: its rows are counted before they are made.
         with parquet.ParquetFile(pa.BufferReader(buffer), read_dictionary=texts, pre_buffer=False) as file:
-            limit_rows(_rows(file.metadata), max_rows)
             limits.check_columns(file.metadata.num_columns)
             check_names(contract, file.schema_arrow.names)
-            limits.check(_unpacked(contract, file.metadata, memoryview(buffer).cast("B")), buffer.size)
-            table = file.read_row_groups(_filled(file.metadata), columns=names, use_threads=False)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        # Arrow reports damaged pages as an OSError without a number, and names that are no UTF-8 as a ValueError.
+            table = file.read_row_groups(filled, columns=names, use_threads=False)
+        batches = table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
+    except (pa.ArrowException, OSError, ValueError, KeyError, NotImplementedError) as error:
+        # Arrow reports damaged pages as an OSError without a number, names that are no UTF-8 as a ValueError, and a
+        # schema that differs from the columns as a KeyError.
         brief = str(error).splitlines()[0].rstrip(".")[:120] if str(error) else type(error).__name__
         raise ContractError(f"This is not Parquet, or not all of it: {brief}.", remedy=remedy) from error
-    batches = table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
     return columns_of(contract, batches)
 
 
@@ -78,18 +86,7 @@ def encode(columns: Columns) -> bytes:
     return content
 
 
-def _rows(metadata: parquet.FileMetaData) -> int:
-    groups = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
-    if min(groups, default=0) < 0 or sum(groups) != metadata.num_rows:
-        raise PageError("the footer's row groups do not have the rows of the file")
-    return sum(groups)
-
-
-def _filled(metadata: parquet.FileMetaData) -> list[int]:
-    return [index for index in range(metadata.num_row_groups) if metadata.row_group(index).num_rows]
-
-
-def _unpacked(contract: Contract, metadata: parquet.FileMetaData, body: memoryview) -> int:
+def _unpacked(contract: Contract, groups: Sequence[Group], body: memoryview) -> int:
     """Return the bytes that the pages of the contract's columns say they take once unpacked.
 
     Raises:
@@ -97,10 +94,9 @@ def _unpacked(contract: Contract, metadata: parquet.FileMetaData, body: memoryvi
         PageError: A page's header can't be read.
     """
     total = 0
-    for group in _filled(metadata):
-        for index in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(index)
-            field = _field_of(contract, chunk.path_in_schema)
+    for group in groups:
+        for chunk in group.chunks:
+            field = _field_of(contract, chunk.path)
             if field is not None:
                 total += _chunk_size(field, chunk, body)
     return total
@@ -111,15 +107,11 @@ def _field_of(contract: Contract, path: str) -> Field | None:
     return next((f for f in contract.inputs if path == f.name or path.startswith(f"{f.name}.")), None)
 
 
-def _chunk_size(field: Field, chunk: parquet.ColumnChunkMetaData, body: memoryview) -> int:
-    start = chunk.data_page_offset
-    if chunk.has_dictionary_page and chunk.dictionary_page_offset and 0 < chunk.dictionary_page_offset < start:
-        start = chunk.dictionary_page_offset
-    length = chunk.total_compressed_size
-    if start < 4 or length < 0 or start + length > len(body):
+def _chunk_size(field: Field, chunk: Chunk, body: memoryview) -> int:
+    if chunk.start < 4 or chunk.length < 0 or chunk.start + chunk.length > len(body):
         raise PageError("the footer names bytes outside of the file")
     size, values = 0, 0
-    for page in pages(body[start : start + length]):
+    for page in pages(body[chunk.start : chunk.start + chunk.length]):
         size += page.unpacked
         values += page.values
         if page.encoding == _DELTA_BYTE_ARRAY:
@@ -129,4 +121,4 @@ def _chunk_size(field: Field, chunk: parquet.ColumnChunkMetaData, body: memoryvi
                 remedy="Write it with a dictionary, or plain.",
             )
     # Run lengths and dictionaries make many values out of few bytes: each is counted as the widest number.
-    return size + _VALUE_BYTES * max(values, int(chunk.num_values))
+    return size + _VALUE_BYTES * max(values, chunk.values)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from modelyard.contracts import Columns
 from modelyard.data import Field
 from modelyard.errors import DataError
+from modelyard.packages.table import Table
 
 __all__ = ["OPERATIONS", "FittedOperation", "fit_operation", "restore_operation"]
 
@@ -46,7 +47,7 @@ class FittedOperation(ABC):
         """Return the fields after the operation."""
 
     @abstractmethod
-    def apply(self, columns: Columns) -> dict[str, Array]:
+    def apply(self, columns: Columns) -> Columns:
         """Return the columns after the operation; those it does not change are the same objects."""
 
     def settings(self) -> dict[str, Any]:
@@ -82,7 +83,7 @@ class Scale(FittedOperation):
         """The same shapes, as float32."""
         return {name: _as_float32(field) if name in self.columns else field for name, field in fields.items()}
 
-    def apply(self, columns: Columns) -> dict[str, Array]:
+    def apply(self, columns: Columns) -> Columns:
         """Multiply and add in one pass over each column."""
         return {name: self._one(values) if name in self.columns else values for name, values in columns.items()}
 
@@ -112,6 +113,10 @@ class Standardize(FittedOperation):
     def __init__(self, columns: tuple[str, ...], moments: Mapping[str, tuple[Array, Array]]) -> None:
         super().__init__(columns)
         self.moments = dict(moments)
+        means, deviations = zip(*(self.moments[name] for name in columns), strict=True)
+        scalars = all(np.ndim(mean) == 0 for mean in means)
+        self._together = (np.array(means), np.array(deviations)) if scalars else None
+        """Of all columns, for a table of just these."""
 
     @classmethod
     def fit(cls, spec: Mapping[str, Any], fields: Mapping[str, Field], train: Columns) -> Standardize:
@@ -123,8 +128,11 @@ class Standardize(FittedOperation):
         """The same shapes, as float32."""
         return {name: _as_float32(field) if name in self.columns else field for name, field in fields.items()}
 
-    def apply(self, columns: Columns) -> dict[str, Array]:
+    def apply(self, columns: Columns) -> Columns:
         """Subtract and divide in float64, block by block."""
+        if isinstance(columns, Table) and columns.names == self.columns and self._together is not None:
+            means, deviations = self._together
+            return Table(columns.names, ((columns.matrix - means) / deviations).astype(np.float32))
         changed = dict(columns)
         for name in self.columns:
             values = columns[name]
@@ -197,7 +205,7 @@ class OneHot(FittedOperation):
         joined = Field(self.into, "float32", (sum(widths.values()),))
         return _replaced(fields, self.columns, self.into, joined)
 
-    def apply(self, columns: Columns) -> dict[str, Array]:
+    def apply(self, columns: Columns) -> Columns:
         """Look every value up among the sorted categories."""
         arrays = {name: self._one(columns[name], self._sorted[name]) for name in self.columns}
         if self.into is None:
@@ -259,7 +267,7 @@ class Impute(FittedOperation):
         """The same fields."""
         return dict(fields)
 
-    def apply(self, columns: Columns) -> dict[str, Array]:
+    def apply(self, columns: Columns) -> Columns:
         """Fill a copy of each column that misses something."""
         changed = dict(columns)
         for name, fill in self.fill.items():
@@ -321,7 +329,7 @@ class Reshape(FittedOperation):
             for name, field in fields.items()
         }
 
-    def apply(self, columns: Columns) -> dict[str, Array]:
+    def apply(self, columns: Columns) -> Columns:
         """Return views where NumPy can."""
         return {
             name: values.reshape(len(values), *self._target(values.shape[1:])) if name in self.columns else values
@@ -354,7 +362,7 @@ class Flatten(FittedOperation):
             for name, field in fields.items()
         }
 
-    def apply(self, columns: Columns) -> dict[str, Array]:
+    def apply(self, columns: Columns) -> Columns:
         """Return views where NumPy can."""
         return {
             name: values.reshape(len(values), math.prod(values.shape[1:])) if name in self.columns else values
@@ -388,7 +396,7 @@ class Stack(FittedOperation):
         width = sum(math.prod(fields[name].shape) for name in self.columns)
         return _replaced(fields, self.columns, self.into, Field(self.into, "float32", (width,)))
 
-    def apply(self, columns: Columns) -> dict[str, Array]:
+    def apply(self, columns: Columns) -> Columns:
         """Copy each column into its places."""
         widths = [math.prod(columns[name].shape[1:]) for name in self.columns]
         rows = len(columns[self.columns[0]])

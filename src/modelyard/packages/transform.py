@@ -17,6 +17,7 @@ from modelyard.data import Dataset, Field, schema_of
 from modelyard.errors import ContractError, DataError, IntegrityError
 from modelyard.files import write_atomically
 from modelyard.packages.operations import FittedOperation, fit_operation, restore_operation
+from modelyard.packages.table import Table
 
 __all__ = ["TransformChain"]
 
@@ -52,6 +53,7 @@ class TransformChain:
         for operation in self.operations:
             fields = operation.outputs(fields)
         self.outputs = tuple(fields.values())
+        self._names = tuple(field.name for field in self.inputs)
 
     @classmethod
     def fit(
@@ -107,7 +109,7 @@ class TransformChain:
             return self
         return TransformChain(upstream.outputs, self.operations[len(upstream.operations) :])
 
-    def apply(self, columns: Columns) -> dict[str, NDArray[Any]]:
+    def apply(self, columns: Columns) -> Columns:
         """Return the transformed columns; those that are no input (a target) are left out.
 
         Args:
@@ -116,15 +118,20 @@ class TransformChain:
         Raises:
             ContractError: An input is missing.
         """
+        if isinstance(columns, Table) and columns.names == self._names:
+            return self._chain(columns)
         missing = [field.name for field in self.inputs if field.name not in columns]
         if missing:
             raise ContractError(
                 f"The column {missing[0]!r} is missing.", remedy=f"The columns are {_names(self.inputs)}."
             )
-        current: dict[str, NDArray[Any]] = {field.name: columns[field.name] for field in self.inputs}
+        current: Columns = {field.name: columns[field.name] for field in self.inputs}
+        return self._chain(current)
+
+    def _chain(self, columns: Columns) -> Columns:
         for operation in self.operations:
-            current = operation.apply(current)
-        return current
+            columns = operation.apply(columns)
+        return columns
 
     def save(self, folder: Path) -> None:
         """Write `transform.json` and `arrays.safetensors` into a folder; equal chains give equal bytes.

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
-from modelyard.contracts import Context
+from modelyard.contracts import Columns, Context
 from modelyard.data import Dataset
 from modelyard.packages.transform import TransformChain
 
@@ -53,7 +51,8 @@ def transform(
     return {"train": _with(columns, train), "test": _with(own.apply(test.features), test), "transform": folder}
 
 
-def _with(columns: dict[str, NDArray[Any]], part: Dataset) -> Dataset:
+def _with(features: Columns, part: Dataset) -> Dataset:
+    columns = dict(features)
     if part.target is not None:
         columns[part.target] = part.labels
     return Dataset(columns=columns, target=part.target, classes=part.classes)

@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from modelyard.data import Field
+from modelyard.data import Dataset, Field
 from modelyard.errors import ContractError
 from modelyard.packages.assemble import assemble
 from modelyard.packages.codecs.json import JsonCodec
 from modelyard.packages.contract import Contract
 from modelyard.packages.table import Table
+from modelyard.packages.transform import TransformChain
 
 FIELDS = (Field("a", "float32"), Field("b", "float32"))
 
@@ -49,3 +50,17 @@ def test_columns_of_different_types_are_no_table(other):
     columns = codec(FIELDS[0], other).decode(body(given))
     assert not isinstance(columns, Table)
     assert columns["b"].dtype == other.dtype
+
+
+def test_standardizing_a_table_gives_the_same_bits_as_its_columns():
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(5, 3, (7, 3)).astype(np.float32)
+    names = ("a", "b", "c")
+    train = Dataset({name: rng.normal(5, 3, 50).astype(np.float32) for name in names})
+    chain = TransformChain.fit([{"type": "standardize"}], train)
+    table = chain.apply(Table(names, matrix))
+    columns = chain.apply({name: matrix[:, index].copy() for index, name in enumerate(names)})
+    assert isinstance(table, Table)
+    for name in names:
+        np.testing.assert_array_equal(table[name], columns[name])
+        assert table[name].dtype == columns[name].dtype == np.float32

@@ -125,13 +125,6 @@ class Dispatcher:
             call.fail(error)
         return call
 
-    def _admit(self, call: Call) -> None:
-        assert self.guard is not None  # noqa: S101  (narrows the type)
-        try:
-            self.guard.admit(call.metadata(b":authority"), call.metadata(b"origin"), call.metadata(b"sec-fetch-site"))
-        except ForbiddenError as error:
-            raise HttpProblem(403, error.code, error.what, remedy=error.remedy) from None
-
     def _method(self, headers: dict[bytes, bytes], size: int) -> Method:
         kind = headers.get(b"content-type", b"")
         if headers[b":method"] != b"POST" or kind[:16] != b"application/grpc" or kind[16:17] not in (b"", b"+", b";"):

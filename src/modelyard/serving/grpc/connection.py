@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol, cast
-
-import hpack
-from hpack.exceptions import HPACKError, OversizedHeaderListError
 
 from modelyard.serving.grpc.frames import (
     HEAD,
@@ -29,6 +25,7 @@ from modelyard.serving.grpc.frames import (
     settings,
     window_update,
 )
+from modelyard.serving.grpc.headers import HeaderBlocks, Headers
 from modelyard.serving.grpc.stream import Receiver, Stream
 
 if TYPE_CHECKING:
@@ -51,8 +48,6 @@ PING_PRICE = 20.0
 GREETING_SECONDS = 10.0
 IDLE_SECONDS = 900.0
 DRAIN_PING = b"drainage"
-FORBIDDEN = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
-PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
 
 _GREETING = settings(
     {
@@ -96,7 +91,8 @@ class Connection(asyncio.Protocol):
         self._rest = b""
         self._greeted = False
         self._configured = False
-        self._decoder = hpack.Decoder(LONGEST_HEADERS)
+        self._blocks = HeaderBlocks(LONGEST_HEADERS)
+        self._out: list[bytes] = []
         self._block: tuple[int, int, bytearray] | None = None
         self._streams: dict[int, Stream] = {}
         self._last = 0
@@ -169,16 +165,23 @@ class Connection(asyncio.Protocol):
         return self._loop.time()
 
     def write(self, data: bytes) -> None:
-        """Send bytes; what nobody is left to receive is forgotten."""
+        """Send bytes at the end of this turn of the event loop: what is written until then is one system call."""
         if not self._dead:
+            if not self._out:
+                self._loop.call_soon(self._flush)
+            self._out.append(data)
+
+    def _flush(self) -> None:
+        if self._out:
+            data = b"".join(self._out)
+            self._out.clear()
             self.transport.write(data)
 
     def end(self, code: ErrorCode, reason: str) -> None:
         """End the connection, and say why."""
         if not self._dead:
-            self._dead = True
-            self.transport.write(go_away(self._last, code, reason))
-            self.transport.close()
+            self.write(go_away(self._last, code, reason))
+            self._close()
             for stream in list(self._streams.values()):
                 stream.abandon()
             self._streams.clear()
@@ -202,8 +205,12 @@ class Connection(asyncio.Protocol):
 
     def _close_if_done(self) -> None:
         if self._refusing and not self._streams and not self._dead:
-            self._dead = True
-            self.transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        self._flush()
+        self._dead = True
+        self.transport.close()
 
     def sweep(self, now: float) -> None:
         """End what keeps us waiting; called about once a second."""
@@ -364,17 +371,12 @@ class Connection(asyncio.Protocol):
             self._complete(first, number, bytes(block))
 
     def _complete(self, flags: int, number: int, block: bytes) -> None:
-        try:
-            headers = cast("list[tuple[bytes, bytes]]", self._decoder.decode(block, raw=True))
-        except OversizedHeaderListError as error:
-            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "the headers are too long") from error
-        except (HPACKError, ValueError, IndexError) as error:
-            raise ProtocolError(ErrorCode.COMPRESSION_ERROR, "the headers can't be read") from error
+        headers = self._blocks.decode(block)
         stream = self._streams.get(number)
         if stream is not None:
             if stream.ended:
                 raise ProtocolError(ErrorCode.STREAM_CLOSED, "headers after the end")
-            if not flags & Flag.END_STREAM or any(name.startswith(b":") for name, _ in headers):
+            if not flags & Flag.END_STREAM or headers.malformed or any(name[:1] == b":" for name in headers.given):
                 raise StreamError(number, ErrorCode.PROTOCOL_ERROR)
             stream.end()
             return
@@ -388,13 +390,14 @@ class Connection(asyncio.Protocol):
             raise StreamError(number, ErrorCode.REFUSED_STREAM)
         self._open(flags, number, headers)
 
-    def _open(self, flags: int, number: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        given, size = _checked(number, headers)
+    def _open(self, flags: int, number: int, headers: Headers) -> None:
+        if headers.malformed or not headers.request:
+            raise StreamError(number, ErrorCode.PROTOCOL_ERROR)
         stream = Stream(self, number, STREAM_WINDOW, self._peer_initial)
         stream.stalled_since = self._active = self._loop.time()
         stream.ended = bool(flags & Flag.END_STREAM)
         self._streams[number] = stream
-        stream.receiver = self._home.receiver(stream, given, size)
+        stream.receiver = self._home.receiver(stream, headers.given, headers.size)
         if flags & Flag.END_STREAM and not stream.done:
             stream.end()
 
@@ -510,25 +513,3 @@ def _unpadded(payload: bytes) -> bytes:
     if not payload or payload[0] >= len(payload):
         raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "more padding than frame")
     return payload[1 : len(payload) - payload[0]]
-
-
-def _checked(number: int, headers: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], int]:
-    """Return a request's headers by name, and their size as HPACK counts it; several of a name are joined by commas."""
-    given: dict[bytes, bytes] = {}
-    size = 0
-    regular = False
-    for name, value in headers:
-        size += len(name) + len(value) + 32
-        if name[:1] == b":":
-            if regular or name not in PSEUDO or name in given:
-                raise StreamError(number, ErrorCode.PROTOCOL_ERROR)
-        else:
-            regular = True
-            if not name or name != name.lower() or name in FORBIDDEN or (name == b"te" and value != b"trailers"):
-                raise StreamError(number, ErrorCode.PROTOCOL_ERROR)
-            if name in given:
-                value = given[name] + b"," + value
-        given[name] = value
-    if not given.get(b":method") or not given.get(b":scheme") or not given.get(b":path"):
-        raise StreamError(number, ErrorCode.PROTOCOL_ERROR)
-    return given, size

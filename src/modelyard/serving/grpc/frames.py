@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from typing import Final
 
 __all__ = [
@@ -44,14 +44,14 @@ class Kind(IntEnum):
     CONTINUATION = 9
 
 
-class Flag(IntFlag):
-    """Of frames; what a bit means depends on the kind."""
+class Flag:
+    """Of frames; what a bit means depends on the kind. Plain numbers: each frame asks for some."""
 
-    END_STREAM = 0x1
-    ACK = 0x1
-    END_HEADERS = 0x4
-    PADDED = 0x8
-    PRIORITY = 0x20
+    END_STREAM: Final = 0x1
+    ACK: Final = 0x1
+    END_HEADERS: Final = 0x4
+    PADDED: Final = 0x8
+    PRIORITY: Final = 0x20
 
 
 class Setting(IntEnum):

@@ -5,6 +5,7 @@ Tensors come typed or raw, and answers go back as the question came.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from google.protobuf.message import Message
@@ -104,6 +105,7 @@ class OpenInference:
         ) as taken:
             call.named = named(taken.generation)
             answer = await taken.answer(request, _decode, lambda g, o: _encode(request, g, o), size=request.ByteSize())
+            # The generation before may have answered, within its grace.
             call.named = named(taken.generation)
             return answer
 
@@ -125,7 +127,12 @@ class OpenInference:
 
 def named(generation: Generation) -> bytes:
     """Return the header block that names a generation."""
-    return b"".join(header(name.encode(), value.encode()) for name, value in generation.headers)
+    return _block(generation.headers)
+
+
+@functools.lru_cache(maxsize=64)
+def _block(headers: tuple[tuple[str, str], ...]) -> bytes:
+    return b"".join(header(name.encode(), value.encode()) for name, value in headers)
 
 
 def _made(name: str, /, **members: Any) -> Message:

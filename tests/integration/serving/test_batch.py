@@ -102,6 +102,19 @@ def children_of(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def ended(pid: int) -> bool:
+    """Wait until a process of nobody's has ended; one that waits to be reaped has."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.002)
+    return False
+
+
 def until(condition: Any, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
@@ -199,8 +212,7 @@ def test_a_kill_costs_the_parts_in_flight_alone(package: Path, tmp_path: Path) -
     process.kill()
     process.communicate()
     for worker in workers:
-        while Path(f"/proc/{worker}").exists():
-            time.sleep(0.002)
+        assert ended(worker)
     finished = parts_in(work)
     assert 20 <= len(finished) < 400
     assert not spec.output.exists()

@@ -8,7 +8,16 @@ from typing import Any
 
 import msgspec
 
-from modelyard.errors import BusyError, ContractError, InputError, ModelyardError, NotFoundError, RefusedError
+from modelyard.errors import (
+    BusyError,
+    ContractError,
+    ForbiddenError,
+    InputError,
+    ModelyardError,
+    NotFoundError,
+    RefusedError,
+    UnauthenticatedError,
+)
 
 __all__ = ["MEDIA_TYPE", "HttpProblem", "problem_of"]
 
@@ -77,6 +86,10 @@ def problem_of(error: Exception) -> HttpProblem:
         if isinstance(cause, UnicodeDecodeError | csv.Error) or type(cause) is msgspec.DecodeError:
             return HttpProblem(400, "malformed", error.what, where=error.where, remedy=error.remedy)
         return HttpProblem(422, error.code, error.what, where=error.where, remedy=error.remedy)
+    if isinstance(error, UnauthenticatedError | ForbiddenError):
+        status = 401 if isinstance(error, UnauthenticatedError) else 403
+        challenge = (("www-authenticate", error.challenge),) if error.challenge else ()
+        return HttpProblem(status, error.code, error.what, remedy=error.remedy, headers=challenge)
     for kind, status in ((NotFoundError, 404), (RefusedError, 409), (BusyError, 503)):
         if isinstance(error, kind):
             # Their places are folders of this machine.

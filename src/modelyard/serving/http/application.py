@@ -26,7 +26,7 @@ class HttpGuard(Protocol):
     """Decides who may do what."""
 
     def check(self, scope: Scope, headers: RsgiHeaders, access: Access, model: str | None) -> str | None:
-        """Return who asks, or None where nobody needs to say; raises HttpProblem 401, 403 or 421."""
+        """Return who asks, or None where nobody needs to say; raises the error that tells why not."""
 
 
 class Application:

@@ -1,12 +1,10 @@
-"""The guard in front of HTTP: which headers hold what it asks for, and how its refusals read."""
+"""The guard in front of HTTP: which headers hold what it asks for."""
 
 from __future__ import annotations
 
-from modelyard.errors import BusyError, ForbiddenError, UnauthenticatedError
 from modelyard.serving.auth.guard import Guard
 from modelyard.serving.http.routing import Access
 from modelyard.serving.http.rsgi import RsgiHeaders, Scope
-from modelyard.serving.problems import HttpProblem
 
 __all__ = ["HttpCredentials"]
 
@@ -25,19 +23,14 @@ class HttpCredentials:
         """Return who asks, or None where nobody needs to say.
 
         Raises:
-            HttpProblem: 401 with a challenge, 403, or 503 where credentials can't be checked now.
+            UnauthenticatedError: There are no credentials, or they don't count; answered by 401 with a challenge.
+            ForbiddenError: They don't allow it, or a web page of another origin asks; answered by 403.
+            BusyError: They can't be checked now; answered by 503.
         """
         guard = self._guard
-        try:
-            if guard.open:
-                guard.admit(headers.get("host", scope.authority), headers.get("origin"), headers.get("sec-fetch-site"))
-            principal = guard.check(headers.get("authorization"), headers.get("x-api-key"), access, model)
-        except (UnauthenticatedError, ForbiddenError) as error:
-            status = 401 if isinstance(error, UnauthenticatedError) else 403
-            challenge = (("www-authenticate", error.challenge),) if error.challenge else ()
-            raise HttpProblem(status, error.code, error.what, remedy=error.remedy, headers=challenge) from None
-        except BusyError as error:
-            raise HttpProblem(
-                503, "credentials", error.what, remedy=error.remedy, headers=(("retry-after", "5"),)
-            ) from None
+        if guard.open:
+            guard.admit(headers.get("host", scope.authority), headers.get("origin"), headers.get("sec-fetch-site"))
+            guard.check(None, None, access, model)
+            return None
+        principal = guard.check(headers.get("authorization"), headers.get("x-api-key"), access, model)
         return principal.name if principal.known else None

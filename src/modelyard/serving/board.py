@@ -56,9 +56,14 @@ class Board:
             return self._indices[name]
 
     def new_number(self, name: str) -> int:
-        """Return a generation number that was never given, not even to a generation that was refused."""
+        """Return a generation number that was never given, not even to a generation that was refused.
+
+        Raises:
+            RefusedError: The words of the shared page have no room for another one.
+        """
         with self.lock:
             number = max(self.committed.next_number(name), self._numbers.get(name, 0) + 1)
+            Route(number).pack()
             self._numbers[name] = number
             return number
 

@@ -204,12 +204,15 @@ class Requests:
 
     def _known(self) -> Repository:
         if self._repository is None:
-            raise RefusedError("This service has no repository to load from.", remedy="Name a package, and swap to it.")
+            raise RefusedError(
+                "This service has no repository, and knows no version by its name.",
+                remedy="Start it with one, or name a package where clients say what is served.",
+            )
         return self._repository
 
     def _package(self, model: str, version: str, package: str) -> str:
         """Return the package to serve; what follows releases serves only what the repository knows."""
-        if package and (self._follower is None or self._repository is None):
+        if package and self._follower is None:
             return package
         known = self._known().resolve(model, version)
         if package and known.package != package:

@@ -46,7 +46,7 @@ def test_a_service_that_follows_releases_serves_nothing_else(released):
 
 def test_a_canary_by_hand_stays_beside_what_is_released_and_can_not_be_promoted(released):
     service, second = released
-    service.start(follow=True)
+    service.start(follow=True, repository=repository(service, m={"v2": second}))
     service.client.canary("m", "v2", second, ppm=MILLION)
     with pytest.raises(RefusedError, match="not"):
         service.client.promote("m")

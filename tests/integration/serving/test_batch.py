@@ -246,6 +246,22 @@ def test_a_killed_worker_is_replaced_and_its_rows_are_predicted(package: Path, t
     assert read(spec.output)["value"] == [2 * n for n in range(100_000)]
 
 
+def test_workers_that_die_again_and_again_end_the_work_with_a_remedy(package: Path, tmp_path: Path) -> None:
+    rows = write(rows_of(100_000), tmp_path / "in.parquet")
+    process = started(spec_of(package, rows, tmp_path / "out.csv"))
+    deadline = time.monotonic() + 60
+    while process.poll() is None:
+        assert time.monotonic() < deadline
+        for worker in safe_children(process.pid):
+            os.kill(worker, signal.SIGKILL)
+        time.sleep(0.002)
+    err = process.communicate()[1]
+    assert "WorkerLostError" in err
+    assert "3 workers died" in err
+    assert "--workers" in err
+    assert not (tmp_path / "out.csv").exists()
+
+
 @pytest.fixture
 def interrupted(package: Path, tmp_path: Path) -> tuple[BatchSpec, int]:
     """A prediction that was killed, and how many parts it left."""

@@ -154,3 +154,25 @@ def test_a_service_runs_without_any_library_that_trains_or_validates(service, pa
     assert service.predict().json["rows"] == [{"value": 2.0}]
     assert service.request("POST", PATH, "x\n1\n", content_type="text/csv").status == 200
     assert service.request("GET", "/metrics").status == 200
+
+
+def test_real_packages_are_canaries_shadows_and_in_grace(service, packages):
+    service.start()
+    service.client.swap("m", "v1", packages(2.0))
+    service.all_accept()
+    first, second = '{"rows":[{"x":2.0}]}', '{"rows":[{"y":2.0}]}'
+    with service.load({"v1": 2}, rate=200) as load:
+        service.client.shadow("m", "v2", packages(3.0), ppm=1_000_000)
+        seen = service.until(
+            lambda: found if (found := service.client.status().slots["m"].shadow.observation).compared > 20 else None
+        )
+    assert load.report().failures == []
+    assert (seen.differing, seen.largest) == (seen.compared, 7.0)
+    assert service.client.canary("m", "v2", packages(3.0), ppm=1_000_000).loaded is False
+    assert service.request("POST", PATH, first).json["rows"] == [{"value": 6.0}]
+    service.client.promote("m")
+    service.client.swap("m", "v3", packages(5.0, "y"))
+    answers = [service.request("POST", PATH, body).json for body in (first, second)]
+    assert [(one["version"], one["rows"]) for one in answers] == [("v2", [{"value": 6.0}]), ("v3", [{"value": 10.0}])]
+    neither = service.request("POST", PATH, '{"rows":[{"z":2.0}]}')
+    assert neither.status == 422

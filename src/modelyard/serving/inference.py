@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TypeVar
 
@@ -125,6 +126,16 @@ class Inference:
                 404, "not-found", "No model of that name is served here.", remedy="GET /v1/models lists them."
             )
         return slot
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Count a request that needs no model; raises HttpProblem 429 where too many are in flight."""
+        self.words[self.own] += 1
+        try:
+            self._admit()
+            yield
+        finally:
+            self.words[self.own] -= 1
 
     def _admit(self) -> None:
         if self._page.in_flight(self._workers) > self.limits.in_flight:

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -39,6 +39,7 @@ class Served:
         row_seconds: How long one row takes, measured when the model was warmed up; 0 where nobody measured.
         documents: What the package says of itself, by file name: `model.proto`, `metadata.json`.
         golden: The samples that it was compared with; they make examples that work.
+        kept: What a surface has derived from the contract and the documents; it goes when the model goes.
     """
 
     contract: Contract
@@ -48,6 +49,7 @@ class Served:
     row_seconds: float = 0.0
     documents: Mapping[str, bytes] = field(default_factory=dict)
     golden: Golden | None = None
+    kept: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @staticmethod
     def json_prefix(record: GenerationRecord) -> bytes:

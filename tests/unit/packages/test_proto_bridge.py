@@ -294,3 +294,22 @@ def test_one_long_text_among_many_rows_does_not_fill_the_memory() -> None:
     with pytest.raises(ContractError, match="takes too much memory") as caught:
         bridge.columns(message)
     assert caught.value.where == "row 7, field 'city'"
+
+
+def test_rows_that_do_not_fit_are_left_out_where_that_is_asked():
+    """A value that the message can hold and the contract can't refuses its row alone."""
+    contract = Contract((Field("age", "uint8"), Field("city", "string")), (Field("value", "float32"),))
+    text = """syntax = "proto3"; message Row { int64 age = 1; string city = 2; } message In { repeated Row rows = 1; }
+    message Out { repeated float value = 1; } service S { rpc go (In) returns (Out); }"""
+    bridge = Bridge(contract, parse(text).operation("go"))
+    message = bridge.operation.new_input()
+    for age, city in ((1, "a"), (300, "bb"), (3, "ccc"), (-1, "d")):
+        message.rows.add(age=age, city=city)
+    columns, refused = bridge.readable(message)
+    assert (columns["age"].tolist(), columns["city"].tolist()) == ([1, 3], ["a", "ccc"])
+    assert [refused[row].where for row in sorted(refused)] == ["row 1, field 'age'", "row 3, field 'age'"]
+    with pytest.raises(ContractError, match="4 rows"):
+        bridge.readable(message, max_rows=3)
+    del message.rows[2], message.rows[0]
+    with pytest.raises(ContractError):
+        bridge.readable(message)

@@ -4,7 +4,17 @@ import json
 import subprocess
 import sys
 
-ALLOWED = {"numpy", "msgspec", "onnxruntime", "granian", "uvloop", "prometheus_client", "safetensors", "blake3"}
+ALLOWED = {
+    "numpy",
+    "msgspec",
+    "onnxruntime",
+    "granian",
+    "uvloop",
+    "prometheus_client",
+    "safetensors",
+    "blake3",
+    "multipart",
+}
 GRANIAN_TAKES_WHERE_INSTALLED = {
     "anyio",
     "sniffio",

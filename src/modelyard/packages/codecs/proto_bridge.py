@@ -121,6 +121,35 @@ class Bridge:
             columns = {one.field.name: _column(one, rows) for one in given.places}
         return self.contract.check(columns)
 
+    def readable(self, message: Message, max_rows: int | None = None) -> tuple[Columns, dict[int, ContractError]]:
+        """Return the columns of the rows that fit, and for each other row what is wrong with it.
+
+        Args:
+            message: Of the operation's input type.
+            max_rows: How many rows a request may have; None for any number.
+
+        Raises:
+            ContractError: Too many rows; no row fits; or a value does not fit where the message is no table of rows.
+        """
+        try:
+            return self.columns(message, max_rows), {}
+        except ContractError:
+            given = self._given
+            if given.layout != "rows" or (max_rows is not None and len(getattr(message, given.rows)) > max_rows):
+                raise
+        parts: list[Columns] = []
+        refused: dict[int, ContractError] = {}
+        for index, row in enumerate(getattr(message, given.rows)):
+            try:
+                parts.append(self.contract.check({one.field.name: _column(one, [row]) for one in given.places}))
+            except ContractError as error:
+                where = (error.where or "").replace("row 0", f"row {index}", 1)
+                refused[index] = ContractError(error.what, where=where or None, remedy=error.remedy)
+        if not parts:
+            raise refused[0]
+        columns = {field.name: np.concatenate([part[field.name] for part in parts]) for field in self.contract.inputs}
+        return columns, refused
+
     def message(self, outputs: Columns) -> Message:
         """Return the output message of a prediction.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelyard.serving.http.acumos import Acumos
 from modelyard.serving.http.management import Management
 from modelyard.serving.http.openinference import OpenInference
 from modelyard.serving.http.plain import Plain
@@ -23,6 +24,7 @@ def routes_of(inference: Inference, liaison: Liaison) -> tuple[Route, ...]:
     return (
         *Plain(inference).routes,
         *OpenInference(inference, liaison).routes,
+        *Acumos(inference).routes,
         *Management(liaison).routes,
         *Probes(inference.slots.page, inference.metrics).routes,
     )

@@ -35,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     signing_key: Annotated[str, Meta(description="Private SSH key; left out: Git's user.signingkey.")] | None = None
     serve_host: Annotated[str, Meta(description="Address that services listen on.")] = "127.0.0.1"
     serve_workers: Annotated[int, Meta(ge=1, description="Worker processes of one service.")] = 2
+    serve_grpc: Annotated[bool, Meta(description="Whether services speak gRPC, on a port beside HTTP's.")] = False
     serve_keys: Annotated[str, Meta(description="File of API keys; makes services ask for one.")] | None = None
     serve_issuer: Annotated[str, Meta(description="`iss` of tokens; makes services ask for one.")] | None = None
     serve_audience: Annotated[str, Meta(description="`aud` of tokens; commas between several.")] | None = None

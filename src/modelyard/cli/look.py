@@ -122,11 +122,14 @@ def _list_models(ctx: click.Context, _limit: int) -> Listing:
 def _list_services(ctx: click.Context, _limit: int) -> Listing:
     found = yard_of(ctx).services.all()
     rows = [
-        (s.environment, s.state, s.url or "-", s.pid or "-", ", ".join(s.serving) or "-",
+        (s.environment, s.state, s.url or "-", s.grpc or "", s.pid or "-", ", ".join(s.serving) or "-",
          s.obstacle.what if s.obstacle else "")
         for s in found
     ]  # fmt: skip
-    headings = ("environment", "state", "url", "pid", "serving", "trouble" if any(row[-1] for row in rows) else "")
+    headings = (
+        "environment", "state", "url", "grpc" if any(row[3] for row in rows) else "", "pid", "serving",
+        "trouble" if any(row[-1] for row in rows) else "",
+    )  # fmt: skip
     return headings, rows, found, "No service was started yet: modelyard up"
 
 

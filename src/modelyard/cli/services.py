@@ -32,7 +32,8 @@ def up(ctx: click.Context, environments: tuple[str, ...], timeout: float, as_jso
 
     def started(state: ServiceState) -> None:
         if not as_json:
-            click.echo(f"{state.environment:<12} {state.url}  {', '.join(state.serving) or 'nothing released yet'}")
+            places = state.url if state.grpc is None else f"{state.url}  grpc {state.grpc}"
+            click.echo(f"{state.environment:<12} {places}  {', '.join(state.serving) or 'nothing released yet'}")
 
     states = yard_of(ctx).services.up(environments, timeout=timeout, started=started)
     if as_json:

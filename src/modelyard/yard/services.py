@@ -64,6 +64,7 @@ class ServiceState:
         pid: Of its supervisor, or None.
         serving: `model vX.Y.Z` of each slot.
         obstacle: What stands in the way of serving all that is released, or None.
+        grpc: Where it speaks gRPC, such as `127.0.0.1:8001`, or None.
     """
 
     environment: str
@@ -72,6 +73,7 @@ class ServiceState:
     pid: int | None
     serving: tuple[str, ...]
     obstacle: Failure | None = None
+    grpc: str | None = None
 
 
 class Services:
@@ -111,9 +113,9 @@ class Services:
         serving = tuple(
             f"{model} {slot.current.version}" for model, slot in status.slots.items() if slot.current is not None
         )
-        url = self.client(environment).url
+        client = self.client(environment)
         state = "ready" if status.ready else "starting"
-        return ServiceState(environment, state, url, status.pid, serving, status.obstacle)
+        return ServiceState(environment, state, client.url, status.pid, serving, status.obstacle, client.grpc)
 
     def live(self, environment: str) -> Mapping[str, Live]:
         """Return what is released to an environment, by model; only what the Model Center's rules allow."""
@@ -150,6 +152,7 @@ class Services:
             folder=self.folder(environment),
             host=host or yard.settings.serve_host,
             port=port,
+            grpc_port=0 if yard.settings.serve_grpc else None,
             workers=workers or yard.settings.serve_workers,
             limits=self._limits(environment),
             log_level=yard.settings.log_level,

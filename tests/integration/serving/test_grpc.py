@@ -198,3 +198,18 @@ def test_tritons_own_client_gets_right_answers(served):
     assert said["stream"] == [2.0 * index for index in range(20)]
     assert said["aio"] == [2.0 * index for index in range(50)]
     assert said["index"] == [["m", "v1.0.0", "READY"]]
+
+
+def test_kserves_own_client_gets_right_answers(served):
+    said = foreign("kserve").run(SCRIPTS / "kserve_infer.py", served.client.grpc)
+    assert (said["live"], said["ready"], said["model_ready"]) == (True, True, True)
+    assert said["raw"] == said["typed"] == [2.0, 4.0, 6.0]
+    assert (said["id"], said["version"]) == ("one", "v1.0.0")
+
+
+def test_the_protocols_own_stubs_get_right_answers(served):
+    said = foreign("open-inference").run(SCRIPTS / "open_inference_infer.py", served.client.grpc)
+    assert said == {
+        "server": "modelyard", "inputs": ["x"], "infer": [2.0, 4.0], "id": "one", "version": "v1.0.0",
+        "generation": 1, "metadata": "v1.0.0",
+    }  # fmt: skip

@@ -306,3 +306,46 @@ def test_a_canary_whose_package_is_gone_after_a_restart_is_dropped_and_the_stabl
     assert set(versions(service, 20)) == {"v1"}
     slot = service.client.status().slots["m"]
     assert (slot.canary, slot.labels) == (None, {"stable": 1})
+
+
+def test_contract_flips_under_load_fail_no_request_of_either_contract(service):
+    service.start()
+    columns = {f"v{number}": "xy"[number % 2] for number in range(12)}
+    packages = {version: service.package(factor=2, input=column, n=version) for version, column in columns.items()}
+    service.client.swap("m", "v0", packages["v0"])
+    service.all_accept()
+    with service.load(dict.fromkeys(columns, 2.0), rate=300) as load:
+        for version in list(columns)[1:]:
+            service.client.swap("m", version, packages[version])
+            # The generation before has the other contract: both kinds are answered, each by its own.
+            new = service.request("POST", "/v1/models/m/predict", f'{{"rows":[{{"{columns[version]}":1.0}}]}}')
+            assert (new.status, new.json["version"]) == (200, version)
+            load.wait_for(20)
+    report = load.report()
+    assert report.failures == []
+    assert report.mixed == []
+    assert {columns[version] for version in report.versions} == {"x"}
+
+
+def test_canaries_begin_change_and_end_under_load_without_a_failed_request(service):
+    service.start()
+    factors = {f"v{number}": float(number + 2) for number in range(5)}
+    packages = {version: service.package(factor=factor) for version, factor in factors.items()}
+    service.client.swap("m", "v0", packages["v0"])
+    service.all_accept()
+    with service.load(factors, rate=400) as load:
+        for version in ("v1", "v2", "v3", "v4"):
+            service.client.canary("m", version, packages[version], ppm=300_000)
+            load.wait_for(15)
+            service.client.share("m", 700_000)
+            load.wait_for(15)
+            if version in ("v2", "v4"):
+                service.client.promote("m")
+            else:
+                service.client.end_canary("m")
+            load.wait_for(15)
+        service.client.rollback("m")
+    report = load.report()
+    assert report.failures == []
+    assert report.mixed == []
+    assert set(report.versions) == set(factors)

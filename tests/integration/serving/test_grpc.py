@@ -48,13 +48,20 @@ def test_a_service_tells_where_it_speaks_grpc_and_keeps_the_port(served):
     assert served.client.grpc == address
 
 
-def test_a_service_without_the_port_speaks_none_and_loads_nothing_of_it(service):
-    service.start()
-    pids = service.all_accept()
+def test_without_its_library_a_service_starts_and_only_one_that_shall_speak_grpc_does_not(service, tmp_path):
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path/hpack.py").write_text("raise ModuleNotFoundError('hpack is hidden')\n")
+    service.path = tmp_path / "path"
+    service.start(control="explicit")
+    service.client.swap("m", "v1.0.0", service.package(factor=2.0))
+    assert service.predict().status == 200
     assert service.client.grpc is None
-    for pid in pids:
-        maps = Path(f"/proc/{pid}/maps").read_text()
-        assert "google/_upb" not in maps or "grpc_tools" in maps
+    service.client.stop()
+    service.process.wait(15)
+    process = service.spawn(grpc_port=0)
+    assert process.wait(15) == 2
+    assert "MissingExtraError: gRPC needs hpack and protobuf." in service.log
+    assert "pip install 'modelyard[serve]'" in service.log
 
 
 def test_one_port_for_both_is_refused(tmp_path):

@@ -47,6 +47,7 @@ __all__ = ["Pool", "WorkerHandle"]
 
 YOUNG_SECONDS = 5.0
 LONGEST_PAUSE = 15.0
+SEND_SECONDS = 3
 
 
 class WorkerHandle:
@@ -206,6 +207,8 @@ class Pool:
         )
         theirs.close()
         worker = WorkerHandle(number, process, Channel(ours, ToSupervisor))
+        # A worker that stands still must not stop the supervisor, which sends while it holds the board's lock.
+        worker.channel.limit_sending(SEND_SECONDS)
         with self._board.lock:
             self._workers[number] = worker
         threading.Thread(target=self._listen, args=(worker,), name=f"worker-{number}", daemon=True).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -515,9 +516,18 @@ class Channel(Generic[Frame]):
         try:
             with self._sending:
                 self.connection.sendall(data)
+        except BlockingIOError:
+            # The other side reads nothing for too long, and may have a part of the frame: nothing more can follow it.
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+            return False
         except OSError:
             return False
         return True
+
+    def limit_sending(self, seconds: int) -> None:
+        """End the conversation where the other side does not take a frame within so many seconds."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", seconds, 0))
 
     def receive(self) -> Frame | None:
         """Return the next frame, or None when the other side is gone.

@@ -227,3 +227,18 @@ def test_a_rollback_does_not_wait_for_another_models_slow_load(service):
     assert loading.is_alive()
     loading.join()
     assert service.predict("n").json["version"] == "v1"
+
+
+def test_a_worker_that_stands_still_does_not_stop_the_supervisor_however_much_it_is_told(service):
+    service.start(hang_seconds=600)
+    service.client.swap("m", "v1", service.package(factor=2))
+    before = service.all_accept()
+    os.kill(before[0], signal.SIGSTOP)
+    # More frames than its socket takes.
+    for _ in range(200):
+        service.client.label("m", "gold", "v1")
+        service.client.label("m", "gold", None)
+    after = service.all_accept()
+    assert before[0] not in after
+    assert before[1] in after
+    assert service.client.status().restarts == 1

@@ -8,6 +8,7 @@ A user sees `what`, `where` and `remedy`; a program sees the class and its `code
     │   ├── SettingsError                        modelyard.toml or a MODELYARD_ variable
     │   ├── DataError                            a data file: row, column, checksum, format
     │   ├── ContractError                        values that do not fit a model's contract
+    │   │   └── TooManyRowsError                 more rows than one request may have
     │   ├── NotFoundError                        a run, step, version, object or service of that name
     │   └── MissingExtraError                    an optional library that this step needs
     ├── RefusedError                    exit 3   a rule or a role forbids it
@@ -37,6 +38,7 @@ __all__ = [
     "SettingsError",
     "DataError",
     "ContractError",
+    "TooManyRowsError",
     "NotFoundError",
     "MissingExtraError",
     "RefusedError",
@@ -156,6 +158,12 @@ class ContractError(InputError):
     """Values do not fit a model's contract; `where` names the row and the field."""
 
     code = "contract"
+
+
+class TooManyRowsError(ContractError):
+    """A request has more rows than the service takes at once."""
+
+    code = "too-many-rows"
 
 
 class NotFoundError(InputError):

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from modelyard.contracts import Columns
 from modelyard.data import Field, dtype_name
-from modelyard.errors import ContractError
+from modelyard.errors import ContractError, TooManyRowsError
 
-__all__ = ["DTYPES", "Contract", "coerce", "next_version", "shown", "text_array"]
+__all__ = ["DTYPES", "Contract", "coerce", "limit_rows", "next_version", "shown", "text_array"]
 
 DTYPES = (
     "bool",
@@ -208,6 +208,12 @@ def text_array(field: Field, values: Sequence[Any]) -> NDArray[np.str_]:
             remedy="Send rows with long texts in requests of their own.",
         )
     return np.array(values, dtype=np.str_)
+
+
+def limit_rows(rows: int, max_rows: int | None) -> None:
+    """Raise TooManyRowsError where a request has more rows than it may have; None for any number."""
+    if max_rows is not None and rows > max_rows:
+        raise TooManyRowsError(f"The request has more than {max_rows} rows.", remedy="Send fewer rows in one request.")
 
 
 def shown(value: Any) -> str:

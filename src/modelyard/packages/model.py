@@ -24,7 +24,7 @@ from modelyard.packages.flavours.heads import INPUT, SCORES, Head, softmax
 from modelyard.packages.table import Table
 from modelyard.packages.transform import TransformChain
 
-__all__ = ["Model", "ModelInfo", "Runtime", "load_model", "model_outputs", "read_info", "save_model"]
+__all__ = ["Model", "ModelInfo", "Runtime", "describe_model", "load_model", "model_outputs", "read_info", "save_model"]
 
 Runtime = Literal["auto", "native", "onnx"]
 Label = bool | int | float | str
@@ -201,9 +201,36 @@ def save_model(
     info = _info(flavour, facts, fields, outputs, prediction_type, labels, transform)
     if transform is not None:
         transform.save(folder / _TRANSFORM)
+    _write_info(folder, info)
+    return info
+
+
+def describe_model(
+    folder: Path, facts: Mapping[str, Any], *, flavour: str, inputs: Sequence[Field], classes: Sequence[Any] | None
+) -> ModelInfo:
+    """Write `model.json` beside the files of a model that lie in the folder already.
+
+    Args:
+        folder: Of the model.
+        facts: What the flavour's `save` would return.
+        flavour: Whose files these are.
+        inputs: What the model takes.
+        classes: For classification: every label, in the order of the scores; None for regression.
+
+    Raises:
+        DataError: The parts do not fit each other.
+        StorageError: The folder can't be written.
+    """
+    labels = None if classes is None else _plain_labels(classes)
+    kind = "regression" if labels is None else "classification"
+    info = _info(flavour, facts, tuple(inputs), None, kind, labels, None)
+    _write_info(folder, info)
+    return info
+
+
+def _write_info(folder: Path, info: ModelInfo) -> None:
     text = msgspec.json.format(msgspec.json.encode(info, order="sorted"), indent=2) + b"\n"
     write_atomically(folder / _INFO, text)
-    return info
 
 
 def load_model(folder: Path, runtime: Runtime = "auto", *, threads: int = 1) -> Model:

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from modelyard.contracts import Columns
 from modelyard.errors import ContractError, ModelyardError
+from modelyard.packages.contract import limit_rows
 from modelyard.packages.table import Table
 from modelyard.serving.batching import Batcher
 from modelyard.serving.loading import Served
@@ -234,7 +235,8 @@ class Taken:
 
         Raises:
             ContractError: The body does not fit the contract.
-            HttpProblem: 413 too many rows, 500 the model could not answer.
+            TooManyRowsError: It has more rows than the limit.
+            HttpProblem: 500 the model could not answer.
         """
         large = beside or (len(body) if size is None else size) > LARGE_BODY  # type: ignore[arg-type]
         if self.generation.quick and not large:
@@ -294,12 +296,8 @@ class Taken:
         )
 
     def _count(self, columns: Columns) -> None:
-        self.rows = rows = columns.rows if isinstance(columns, Table) else len(next(iter(columns.values())))
-        limit = self._inference.limits.rows
-        if rows > limit:
-            raise HttpProblem(
-                413, "too-many-rows", f"{rows} rows are more than {limit}.", remedy="Send fewer rows in one request."
-            )
+        self.rows = columns.rows if isinstance(columns, Table) else len(next(iter(columns.values())))
+        limit_rows(self.rows, self._inference.limits.rows)
 
     def _predict(self, generation: Generation, columns: Columns) -> Columns:
         try:

@@ -17,7 +17,7 @@ from modelyard.packages.golden import Golden
 if TYPE_CHECKING:
     from modelyard.serving.state import GenerationRecord
 
-__all__ = ["ARROW", "CSV", "JSON", "JSON_COLUMNS", "Loader", "Served", "loader_of"]
+__all__ = ["ARROW", "CSV", "Decoder", "JSON", "JSON_COLUMNS", "Loader", "Served", "loader_of"]
 
 JSON = "application/json"
 CSV = "text/csv"
@@ -27,6 +27,10 @@ JSON_COLUMNS = "application/json; layout=columns"
 """Not a media type on the wire: JSON for who asked by columns."""
 
 
+Decoder = Callable[[bytes, int], Columns]
+"""Raises ContractError where the body does not fit, and TooManyRowsError where it has more rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """A model that is ready to answer.
@@ -34,7 +38,7 @@ class Served:
     Args:
         contract: What it takes and gives.
         predict: Answers checked columns.
-        decoders: By media type: from a body to checked columns; raises ContractError.
+        decoders: By media type: from a body, and the most rows that it may have, to checked columns.
         encoders: By media type, and JSON_COLUMNS: from answer columns to a body. The JSON ones return an object.
         row_seconds: How long one row takes, measured when the model was warmed up; 0 where nobody measured.
         documents: What the package says of itself, by file name: `model.proto`, `metadata.json`.
@@ -44,7 +48,7 @@ class Served:
 
     contract: Contract
     predict: Callable[[Columns], Columns]
-    decoders: Mapping[str, Callable[[bytes], Columns]]
+    decoders: Mapping[str, Decoder]
     encoders: Mapping[str, Callable[[Columns], bytes]]
     row_seconds: float = 0.0
     documents: Mapping[str, bytes] = field(default_factory=dict)

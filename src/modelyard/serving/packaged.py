@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from modelyard.contracts import Columns
 from modelyard.packages.codecs import csv
 from modelyard.packages.codecs import json as json_codec
 from modelyard.packages.contract import Contract
@@ -19,6 +20,8 @@ __all__ = ["load", "verify"]
 
 DOCUMENTS = ("model.proto", "metadata.json")
 WARM_UPS = 5
+UNPACKED_BYTES = 256 * 1024 * 1024
+"""What a compressed table may unpack to."""
 
 
 def verify(folder: Path) -> Contract:
@@ -48,9 +51,9 @@ def load(folder: Path) -> Served:
         predict=model.predict_checked,
         decoders={
             JSON: decoder.decode,
-            CSV: lambda body: csv.decode(contract, body),
-            ARROW: lambda body: _codec("arrow").decode(contract, body),
-            PARQUET: lambda body: _codec("parquet").decode(contract, body),
+            CSV: lambda body, rows: csv.decode(contract, body, rows),
+            ARROW: lambda body, rows: _unpack("arrow", contract, body, rows),
+            PARQUET: lambda body, rows: _unpack("parquet", contract, body, rows),
         },
         encoders={
             JSON: lambda outputs: b'{"rows":' + json_codec.encode(outputs) + b"}",
@@ -68,6 +71,11 @@ def load(folder: Path) -> Served:
 def _codec(name: str) -> Any:
     """Return a codec that is imported when it is first used: Arrow takes 35 MB of each worker."""
     return importlib.import_module(f"modelyard.packages.codecs.{name}")
+
+
+def _unpack(name: str, contract: Contract, body: bytes, rows: int) -> Columns:
+    columns: Columns = _codec(name).decode(contract, body, rows, _codec("arrays").Limits(total_bytes=UNPACKED_BYTES))
+    return columns
 
 
 def _row_seconds(model: Model, golden: Golden) -> float:

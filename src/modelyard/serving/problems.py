@@ -16,6 +16,7 @@ from modelyard.errors import (
     ModelyardError,
     NotFoundError,
     RefusedError,
+    TooManyRowsError,
     UnauthenticatedError,
 )
 
@@ -81,6 +82,8 @@ def problem_of(error: Exception) -> HttpProblem:
     """Return the problem that tells a client of an error; what is not the client's fault tells no particulars."""
     if isinstance(error, HttpProblem):
         return error
+    if isinstance(error, TooManyRowsError):
+        return HttpProblem(413, error.code, error.what, where=error.where, remedy=error.remedy)
     if isinstance(error, ContractError):
         cause = error.__cause__
         if isinstance(cause, UnicodeDecodeError | csv.Error) or type(cause) is msgspec.DecodeError:

@@ -198,7 +198,7 @@ def test_values_are_held_to_the_contract() -> None:
         with pytest.raises(ContractError) as caught:
             bridge.columns(from_json(bridge.operation.input, f'{{"rows": [{{"n": 1}}, {{"n": {number}}}]}}'))
         assert caught.value.where == where
-    with pytest.raises(ContractError, match="2 rows, and 1 are allowed"):
+    with pytest.raises(ContractError, match="more than 1 rows"):
         bridge.columns(from_json(bridge.operation.input, '{"rows": [{}, {}]}'), max_rows=1)
     assert bridge.columns(from_json(bridge.operation.input, "{}"))["n"].shape == (0,)
 
@@ -308,7 +308,7 @@ def test_rows_that_do_not_fit_are_left_out_where_that_is_asked():
     columns, refused = bridge.readable(message)
     assert (columns["age"].tolist(), columns["city"].tolist()) == ([1, 3], ["a", "ccc"])
     assert [refused[row].where for row in sorted(refused)] == ["row 1, field 'age'", "row 3, field 'age'"]
-    with pytest.raises(ContractError, match="4 rows"):
+    with pytest.raises(ContractError, match="more than 3 rows"):
         bridge.readable(message, max_rows=3)
     del message.rows[2], message.rows[0]
     with pytest.raises(ContractError):

@@ -24,7 +24,7 @@ from modelyard.data import Field, dtype_name
 from modelyard.errors import ContractError
 from modelyard.packages.contract import TEXT_BYTES, Contract, coerce, describe, text_array, type_text
 
-__all__ = ["Limits", "arrow_type", "check_names", "columns_of", "limit_rows", "record_batch", "schema_of"]
+__all__ = ["Limits", "arrow_type", "check_names", "columns_of", "record_batch", "schema_of"]
 
 _ARROW = {
     "bool": pa.bool_(), "int8": pa.int8(), "int16": pa.int16(), "int32": pa.int32(), "int64": pa.int64(),
@@ -109,14 +109,6 @@ def check_names(contract: Contract, names: Sequence[str]) -> None:
                 where=f"field {field.name!r}",
                 remedy=f"The contract asks for {describe(contract.inputs)}.",
             )
-
-
-def limit_rows(rows: int, max_rows: int | None) -> None:
-    """Raise ContractError where a body has more rows than a request may have."""
-    if max_rows is not None and rows > max_rows:
-        raise ContractError(
-            f"The request has {rows} rows, and {max_rows} are allowed.", remedy="Send them in several requests."
-        )
 
 
 def columns_of(contract: Contract, batches: Sequence[pa.RecordBatch]) -> Columns:

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from modelyard.contracts import Columns
 from modelyard.errors import ContractError
-from modelyard.packages.codecs.arrays import Limits, check_names, columns_of, limit_rows, record_batch
-from modelyard.packages.contract import Contract, describe
+from modelyard.packages.codecs.arrays import Limits, check_names, columns_of, record_batch
+from modelyard.packages.contract import Contract, describe, limit_rows
 
 __all__ = ["FILE_TYPE", "STREAM_TYPE", "Limits", "decode", "encode"]
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from modelyard.contracts import Columns
 from modelyard.data import Field
 from modelyard.errors import ContractError
-from modelyard.packages.contract import Contract, coerce, describe, shown, text_array, type_text
+from modelyard.packages.contract import Contract, coerce, describe, limit_rows, shown, text_array, type_text
 
 __all__ = ["cell_names", "decode", "encode"]
 
@@ -99,10 +99,7 @@ def _read(contract: Contract, body: bytes, max_rows: int | None) -> tuple[list[s
                     f"The row has {len(row)} cells, and the header has {len(header)}.", where=f"row {len(rows)}"
                 )
             rows.append(row)
-            if max_rows is not None and len(rows) > max_rows:
-                raise ContractError(
-                    f"The request has more than {max_rows} rows.", remedy="Send them in several requests."
-                )
+            limit_rows(len(rows), max_rows)
     except csv.Error as error:
         raise ContractError(f"This is not CSV: {error}.", where=f"line {reader.line_num}", remedy=remedy) from error
     return header, rows

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from modelyard.contracts import Columns
 from modelyard.data import Field
 from modelyard.errors import ContractError
-from modelyard.packages.contract import Contract, coerce, describe, shown, text_array, type_text
+from modelyard.packages.contract import Contract, coerce, describe, limit_rows, shown, text_array, type_text
 from modelyard.packages.table import Table
 
 __all__ = ["JsonCodec", "Layout", "decode", "encode"]
@@ -79,14 +79,14 @@ class JsonCodec:
             raise ContractError("The body is nested too deep.", remedy=self._remedy()) from error
         rows = decoded if isinstance(decoded, list) else decoded.rows
         if rows is not None:
-            _limit(len(rows), max_rows)
+            limit_rows(len(rows), max_rows)
             if self._dtype is not None and rows:
                 matrix = np.array([msgspec.structs.astuple(row) for row in rows], dtype=self._dtype)
                 return Table(self._names, matrix)
             lists = [[getattr(row, key) for row in rows] for key in self._keys]
         elif decoded.columns is not None:
             lists = [getattr(decoded.columns, key) for key in self._keys]
-            _limit(max(map(len, lists)), max_rows)
+            limit_rows(max(map(len, lists)), max_rows)
         else:
             raise ContractError("The body has neither `rows` nor `columns`.", remedy=self._remedy())
         columns = {
@@ -194,10 +194,3 @@ def _integers(field: Field, values: Sequence[Any]) -> NDArray[Any]:
                     remedy=f"Give {field.name!r} as {type_text(field)}.",
                 )
     return np.array([np.array(value, dtype=object).astype(field.dtype) for value in values])
-
-
-def _limit(rows: int, max_rows: int | None) -> None:
-    if max_rows is not None and rows > max_rows:
-        raise ContractError(
-            f"The request has {rows} rows, and {max_rows} are allowed.", remedy="Send them in several requests."
-        )

@@ -14,9 +14,9 @@ from pyarrow import parquet
 from modelyard.contracts import Columns
 from modelyard.data import Field
 from modelyard.errors import ContractError
-from modelyard.packages.codecs.arrays import Limits, check_names, columns_of, limit_rows, record_batch
+from modelyard.packages.codecs.arrays import Limits, check_names, columns_of, record_batch
 from modelyard.packages.codecs.parquet_pages import Chunk, Group, PageError, footer, pages
-from modelyard.packages.contract import Contract, describe
+from modelyard.packages.contract import Contract, describe, limit_rows
 
 __all__ = ["MEDIA_TYPE", "Limits", "decode", "encode"]
 

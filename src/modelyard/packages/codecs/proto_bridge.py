@@ -25,9 +25,9 @@ from modelyard.errors import ContractError
 from modelyard.packages.codecs.proto import proto_names, render
 from modelyard.packages.codecs.proto_messages import is_map, new_message, type_name
 from modelyard.packages.codecs.proto_schema import Operation, parse
-from modelyard.packages.contract import Contract, text_array, type_text
+from modelyard.packages.contract import Contract, limit_rows, text_array, type_text
 
-__all__ = ["Bridge", "Layout", "fits", "own_operation"]
+__all__ = ["Bridge", "Layout", "fits", "leaves_of", "own_operation"]
 
 Layout = Literal["rows", "columns", "record"]
 
@@ -62,6 +62,12 @@ def fits(contract: Contract, operation: Operation) -> list[str]:
         operation: Of any schema.
     """
     return [*_match_inputs(contract, operation.input)[1], *_match_outputs(contract, operation.output)[1]]
+
+
+def leaves_of(kind: Descriptor) -> tuple[Layout, tuple[FieldDescriptor, ...]]:
+    """Return the layout of a message, and the scalar fields of one of its rows in the order of the file."""
+    rows, leaves = _leaves(kind)
+    return _layout(rows, leaves.values()), tuple(path[-1] for path in leaves.values())
 
 
 class Bridge:
@@ -114,10 +120,10 @@ class Bridge:
         if given.layout == "columns":
             columns: dict[str, Any] = {one.field.name: _whole_column(one, message) for one in given.places}
             count = max(map(len, columns.values()))
-            _limit(count, max_rows)
+            limit_rows(count, max_rows)
         else:
             rows = list(getattr(message, given.rows)) if given.layout == "rows" else [message]
-            _limit(len(rows), max_rows)
+            limit_rows(len(rows), max_rows)
             columns = {one.field.name: _column(one, rows) for one in given.places}
         return self.contract.check(columns)
 
@@ -419,10 +425,3 @@ def _put(target: Message, place: _Place, value: Any) -> None:
         getattr(target, place.leaf.name).extend(value)
     else:
         setattr(target, place.leaf.name, value)
-
-
-def _limit(rows: int, max_rows: int | None) -> None:
-    if max_rows is not None and rows > max_rows:
-        raise ContractError(
-            f"The request has {rows} rows, and {max_rows} are allowed.", remedy="Send them in several requests."
-        )

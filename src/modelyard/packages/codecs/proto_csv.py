@@ -25,7 +25,7 @@ from google.protobuf.message import Message
 
 from modelyard.errors import ContractError
 from modelyard.packages.codecs.proto_messages import is_map, new_message, round_single, type_name
-from modelyard.packages.contract import shown
+from modelyard.packages.contract import limit_rows, shown
 
 __all__ = ["MAXIMUM_ELEMENTS", "MAXIMUM_LEAVES", "CsvReading", "from_csv"]
 
@@ -280,10 +280,7 @@ def _read(kind: Descriptor, body: bytes, max_rows: int | None) -> tuple[list[str
         for row in reader:
             if row:
                 rows.append(row)
-            if max_rows is not None and len(rows) > max_rows:
-                raise ContractError(
-                    f"The request has more than {max_rows} rows.", remedy="Send them in several requests."
-                )
+            limit_rows(len(rows), max_rows)
     except csv.Error as error:
         raise ContractError(f"This is not CSV: {error}.", where=f"line {reader.line_num}", remedy=remedy) from None
     return header, rows

@@ -21,7 +21,7 @@ from modelyard.contracts import Columns
 from modelyard.data import Field, dtype_name
 from modelyard.errors import ContractError
 from modelyard.packages.codecs.tensor_data import DATATYPES, Tensor, from_nested, from_raw, to_raw
-from modelyard.packages.contract import Contract, coerce, describe, shown
+from modelyard.packages.contract import Contract, coerce, describe, limit_rows, shown
 
 __all__ = [
     "Asked",
@@ -189,12 +189,8 @@ def columns_of(contract: Contract, tensors: Sequence[Tensor], max_rows: int | No
                 remedy=f"The contract asks for {describe(contract.inputs)}.",
             )
         given[tensor.name] = tensor
-        if max_rows is not None and tensor.shape and tensor.shape[0] > max_rows:
-            raise ContractError(
-                f"The request has {tensor.shape[0]} rows, and {max_rows} are allowed.",
-                where=f"tensor {tensor.name!r}",
-                remedy="Send them in several requests.",
-            )
+        if tensor.shape:
+            limit_rows(tensor.shape[0], max_rows)
     columns = {name: _column(fields[name], tensor) for name, tensor in given.items()}
     return contract.check(columns)
 

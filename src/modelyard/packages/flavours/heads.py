@@ -7,7 +7,9 @@ import enum
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["INPUT", "SCORES", "Head", "close", "probe", "softmax"]
+from modelyard.errors import DataError
+
+__all__ = ["INPUT", "SCORES", "Head", "close", "head_of", "probe", "softmax"]
 
 INPUT = "input"
 """The one column that a flavour's predictor takes: float32, rows first."""
@@ -27,6 +29,16 @@ class Head(enum.StrEnum):
     """[n], the predicted class itself; the model has no probabilities."""
     VALUE = "value"
     """Float [n] or [n, 1], a regression's answer."""
+
+
+def head_of(scores: NDArray[np.generic]) -> Head:
+    """Return what the scores of a probe are; raises DataError where they can be neither classes nor a value."""
+    if scores.ndim == 1 or (scores.ndim == 2 and scores.shape[1] == 1):
+        return Head.VALUE
+    if scores.ndim != 2:
+        raise DataError(f"The ONNX model's output has {scores.ndim} dimensions; one or two are needed.")
+    sums_to_one = np.allclose(scores.sum(axis=1), 1.0, atol=1e-4) and scores.min() >= 0
+    return Head.PROBABILITIES if sums_to_one else Head.LOGITS
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

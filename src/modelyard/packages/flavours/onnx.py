@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import onnx
 
 from modelyard.errors import DataError, IntegrityError, ModelyardError
 from modelyard.files import write_atomically
-from modelyard.packages.flavours.heads import INPUT, SCORES, Head, probe
+from modelyard.packages.flavours.heads import INPUT, SCORES, head_of, probe
 from modelyard.packages.flavours.onnx_runtime import OnnxPredictor
 
 __all__ = ["OnnxFlavour"]
@@ -61,7 +60,7 @@ class OnnxFlavour:
                 f"The ONNX model can't run three rows at once: {error}.", remedy="Export it with a dynamic batch size."
             ) from error
         return {
-            "head": _head(scores),
+            "head": head_of(scores),
             "onnx": {"file": _FILE, "input": given[0].name, "output": output},
             "input_shape": shape,
             "outputs": 1 if scores.ndim == 1 else int(scores.shape[1]),
@@ -88,12 +87,3 @@ def _proto(model: Any) -> onnx.ModelProto:
         # protobuf, the checker and the file system each raise their own; all mean that the bytes are no model.
         raise IntegrityError(f"This is not a valid ONNX model: {error}.") from error
     return model
-
-
-def _head(scores: np.ndarray[Any, np.dtype[Any]]) -> Head:
-    if scores.ndim == 1 or (scores.ndim == 2 and scores.shape[1] == 1):
-        return Head.VALUE
-    if scores.ndim != 2:
-        raise DataError(f"The ONNX model's output has {scores.ndim} dimensions; one or two are needed.")
-    sums_to_one = np.allclose(scores.sum(axis=1), 1.0, atol=1e-4) and scores.min() >= 0
-    return Head.PROBABILITIES if sums_to_one else Head.LOGITS

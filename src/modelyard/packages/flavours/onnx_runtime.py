@@ -87,6 +87,11 @@ class OnnxPredictor:
         return tuple(size if isinstance(size, int) else None for size in shape[1:])
 
     @property
+    def inputs(self) -> tuple[tuple[str, str], ...]:
+        """Every input of the graph that must be given: its name, and its type as onnxruntime writes it."""
+        return tuple((given.name, given.type) for given in self._session.get_inputs())
+
+    @property
     def output_names(self) -> tuple[str, ...]:
         """Every output of the graph."""
         return tuple(output.name for output in self._session.get_outputs())

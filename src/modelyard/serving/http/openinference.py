@@ -86,7 +86,7 @@ class OpenInference:
 
             def decode(served: Served, given: bytes) -> Columns:
                 nonlocal asked
-                asked = tensors.decode(served.contract, given, length)
+                asked = tensors.decode(served.contract, given, length, self._inference.limits.rows)
                 return asked.columns
 
             def encode(generation: Generation, outputs: Columns) -> tuple[bytes, int | None]:

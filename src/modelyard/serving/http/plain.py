@@ -65,8 +65,10 @@ class Plain:
             request.named = taken.generation.headers
             body = await request.body(self_delimiting=kind in SELF_DELIMITING)
 
+            rows = self._inference.limits.rows
+
             def decode(served: Served, given: bytes) -> Columns:
-                return served.decoders[kind](given)
+                return served.decoders[kind](given, rows)
 
             def encode(generation: Generation, outputs: Columns) -> bytes:
                 if wanted != JSON:

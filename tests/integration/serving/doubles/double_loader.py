@@ -41,7 +41,7 @@ def load(folder: Path) -> Served:
         raise IntegrityError("The golden outputs differ.")
     factor, column = behaviour["factor"], behaviour.get("input", "x")
 
-    def decode_json(body: bytes) -> dict:
+    def decode_json(body: bytes, _max_rows: int) -> dict:
         try:
             given = json.loads(body)
             values = given["columns"][column] if "columns" in given else [row[column] for row in given["rows"]]
@@ -68,7 +68,10 @@ def load(folder: Path) -> Served:
     return Served(
         contract=Contract((Field(column, "float64"),), (Field("value", "float64"),)),
         predict=predict,
-        decoders={JSON: decode_json, CSV: lambda body: {column: np.loadtxt(body.decode().splitlines()[1:], ndmin=1)}},
+        decoders={
+            JSON: decode_json,
+            CSV: lambda body, _: {column: np.loadtxt(body.decode().splitlines()[1:], ndmin=1)},
+        },
         encoders={
             JSON: lambda outputs: json.dumps({"rows": [{"value": v} for v in outputs["value"].tolist()]}).encode(),
             JSON_COLUMNS: lambda outputs: json.dumps({"columns": {"value": outputs["value"].tolist()}}).encode(),

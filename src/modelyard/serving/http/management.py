@@ -25,19 +25,21 @@ from modelyard.serving.wire import (
     StatusRequest,
 )
 
-__all__ = ["Management"]
+__all__ = ["Beside", "Labelled", "Management"]
 
 Share = Annotated[int, msgspec.Meta(ge=0, le=MILLION)]
 
 
-class _Beside(msgspec.Struct, forbid_unknown_fields=True):
+class Beside(msgspec.Struct, forbid_unknown_fields=True):
     """A version beside the stable one: its share in parts per million, and which, where it is not there yet."""
 
     share_ppm: Share
     version: str | None = None
 
 
-class _Labelled(msgspec.Struct, forbid_unknown_fields=True):
+class Labelled(msgspec.Struct, forbid_unknown_fields=True):
+    """What a label shall name."""
+
     version: str
 
 
@@ -83,7 +85,7 @@ class Management:
 
     async def canary(self, request: Request) -> Response:
         """Let a version answer a share of the requests, or change the share of the one that does."""
-        asked: _Beside = await _body(request, _Beside)
+        asked: Beside = await _body(request, Beside)
         name = request.parameters[0]
         if asked.version is None:
             return await self._do(request, ShareRequest(name, asked.share_ppm))
@@ -99,7 +101,7 @@ class Management:
 
     async def shadow(self, request: Request) -> Response:
         """Show a version a share of the requests, and compare its answers."""
-        asked: _Beside = await _body(request, _Beside)
+        asked: Beside = await _body(request, Beside)
         if asked.version is None:
             raise HttpProblem(400, "malformed", "The body names no version.", remedy='Send {"version", "share_ppm"}.')
         return await self._do(request, ShadowRequest(request.parameters[0], asked.version, "", asked.share_ppm))
@@ -110,7 +112,7 @@ class Management:
 
     async def label(self, request: Request) -> Response:
         """Give a label to a version that is held."""
-        asked: _Labelled = await _body(request, _Labelled)
+        asked: Labelled = await _body(request, Labelled)
         name, label = request.parameters
         return await self._do(request, LabelRequest(name, label, asked.version))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from modelyard.serving.auth.spec import AuthSpec, TlsSpec
 from modelyard.serving.http.acumos import Acumos
 from modelyard.serving.http.management import Management
+from modelyard.serving.http.openapi import OpenApi, Security
 from modelyard.serving.http.openinference import OpenInference
 from modelyard.serving.http.plain import Plain
 from modelyard.serving.http.probes import Probes
@@ -14,17 +16,22 @@ from modelyard.serving.liaison import Liaison
 __all__ = ["routes_of"]
 
 
-def routes_of(inference: Inference, liaison: Liaison) -> tuple[Route, ...]:
+def routes_of(
+    inference: Inference, liaison: Liaison, auth: AuthSpec | None = None, tls: TlsSpec | None = None
+) -> tuple[Route, ...]:
     """Return the routes of all surfaces, those of predictions first.
 
     Args:
         inference: Of the worker.
         liaison: Asks the supervisor.
+        auth: How clients prove who they are, to be described.
+        tls: How connections are encrypted, to be described.
     """
-    return (
+    routes = (
         *Plain(inference).routes,
         *OpenInference(inference, liaison).routes,
         *Acumos(inference).routes,
         *Management(liaison).routes,
         *Probes(inference.slots.page, inference.metrics).routes,
     )
+    return (*routes, *OpenApi(inference, routes, Security.of(auth, tls)).routes)

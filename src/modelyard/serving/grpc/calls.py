@@ -173,8 +173,8 @@ class Call:
     """
 
     __slots__ = (
-        "_arrived", "_buffer", "_deferred", "_dispatcher", "_encoding", "_held", "_messages", "_method", "_needed",
-        "_started", "_stream", "_task", "_timer", "headers", "named", "principal", "request_id",
+        "_arrived", "_buffer", "_deferred", "_dispatcher", "_draining", "_encoding", "_held", "_messages", "_method",
+        "_needed", "_started", "_stream", "_task", "_timer", "headers", "named", "principal", "request_id",
     )  # fmt: skip
 
     def __init__(self, dispatcher: Dispatcher, stream: Stream, headers: dict[bytes, bytes], request_id: str) -> None:
@@ -189,6 +189,7 @@ class Call:
         self._messages: deque[bytes] = deque()
         self._arrived: asyncio.Event | None = None
         self._started = False
+        self._draining = False
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.headers = headers
@@ -299,6 +300,12 @@ class Call:
         """Tell a client that keeps us waiting that we don't."""
         self.fail(HttpProblem(408, "slow", "The request did not arrive in time."))
 
+    def drain(self) -> None:
+        """End a streaming call before its next message: clients keep such calls open for as long as they run."""
+        self._draining = True
+        if self._arrived is not None:
+            self._arrived.set()
+
     def _expire(self) -> None:
         task, self._task = self._task, None
         self.fail(HttpProblem(504, "deadline", "There was no answer before the deadline."))
@@ -343,6 +350,10 @@ class Call:
                 yield self._parse(method, message)
             if self._stream.ended:
                 return
+            if self._draining:
+                raise HttpProblem(
+                    503, "stopping", "The service is stopping.", remedy="Call again.", headers=(("retry-after", "1"),)
+                )
             arrived.clear()
             await arrived.wait()
 

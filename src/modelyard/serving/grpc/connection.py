@@ -201,6 +201,8 @@ class Connection(asyncio.Protocol):
         if not self._refusing:
             self._refusing = True
             self.write(go_away(self._last, ErrorCode.NO_ERROR))
+            for stream in list(self._streams.values()):
+                stream.receiver.drain()
             self._close_if_done()
 
     def _close_if_done(self) -> None:
@@ -474,8 +476,9 @@ class Connection(asyncio.Protocol):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "going away is the connection's")
         if len(payload) < 8:
             raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "going away has eight bytes")
-        self._draining = True
-        self._refuse()
+        # Its calls are answered to their ends.
+        self._draining = self._refusing = True
+        self._close_if_done()
 
     def _window_update(self, _flags: int, number: int, payload: bytes) -> None:
         if len(payload) != 4:

@@ -29,6 +29,9 @@ class Receiver(Protocol):
     def stalled(self) -> None:
         """Take down that the client keeps us waiting for too long."""
 
+    def drain(self) -> None:
+        """Take down that the service stops: what never ends by itself is to end."""
+
 
 class Stream:
     """A stream.

@@ -110,6 +110,7 @@ class Wire:
 
     def __init__(self, port: int, greet: bool = True) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder()
         self.rest = b""
         if greet:

@@ -235,6 +235,33 @@ def test_who_does_not_take_its_answer_loses_it(fronts, wires):
     assert wire.until(Kind.RST_STREAM, 1)[1] == ErrorCode.CANCEL.to_bytes(4, "big")
 
 
+def test_messages_of_noise_are_told_to_be_none(front, wires):
+    wire, noise = wires(front), random.Random(11)
+    statuses = set()
+    for stream in range(1, 601, 2):
+        body = bytearray(BODY)
+        for _ in range(noise.randrange(1, 4)):
+            body[noise.randrange(len(body))] = noise.randrange(256)
+        wire.call(stream, bytes(body[: noise.randrange(len(body) + 1)]) if stream % 3 else bytes(body))
+        statuses.add(wire.trailers(stream)["grpc-status"])
+    # Right, invalid, or a model that does not exist; never a fault of ours.
+    assert statuses <= {"0", "3", "5"}
+    assert {"3", "5"} <= statuses
+    assert front.page.in_flight(1) == 0
+
+
+def test_a_drain_ends_a_stream_that_waits_for_its_client(front, wires):
+    wire = wires(front)
+    wire.headers(1, path="/inference.GRPCInferenceService/ModelStreamInfer")
+    wire.data(1, struct.pack(">BL", 0, len(BODY)) + BODY, end=False)
+    wire.until(Kind.DATA, 1)
+    front.server.drain()
+    wire.until(Kind.PING)
+    wire.send(frame(Kind.PING, 1, 0, b"drainage"))
+    assert dict(wire.decoder.decode(wire.until(Kind.HEADERS, 1)[1]))["grpc-status"] == "14"
+    front.drained(5)
+
+
 def test_what_is_no_http2_is_closed(front):
     with socket.create_connection(("127.0.0.1", front.port), timeout=10) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -267,7 +294,6 @@ def test_a_request_in_single_bytes_is_read(front, wires):
     block = wire.block()
     data = PREFACE + settings({}) + frame(Kind.HEADERS, 4, 1, block)
     data += frame(Kind.DATA, 1, 1, struct.pack(">BL", 0, len(BODY)) + BODY)
-    wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for byte in data:
         os.write(wire.socket.fileno(), bytes([byte]))
     assert wire.trailers(1)["grpc-status"] == "0"

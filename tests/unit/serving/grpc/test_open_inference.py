@@ -12,6 +12,7 @@ from tests.unit.serving.grpc.front import DOUBLING, doubling
 
 from modelyard.serving.grpc.messages import message
 from modelyard.serving.grpc.open_inference import SERVICE
+from modelyard.serving.route import Route
 from modelyard.serving.spec import Limits
 
 Request = message("inference.ModelInferRequest")
@@ -107,6 +108,24 @@ def test_a_version_that_is_held_can_be_asked_for_and_no_other(front, channels):
     assert not call(channel, "ModelReady", ready(name="nothing"))[0].ready
     front.do(lambda: None)
     assert all(g.in_flight == 0 for g in front.slots["m"].generations.values())
+
+
+def test_who_has_a_routing_key_gets_the_same_of_stable_and_canary(front, channels):
+    channel = channels(front)
+
+    def begin():
+        front.hold("m", 0, 2, DOUBLING, doubling)
+        front.page.words[front.page.slot_word(0)] = Route(1, 2, 500_000).pack()
+
+    front.do(begin)
+    keys = [f"client-{index}" for index in range(40)]
+
+    def versions() -> list[str]:
+        return [call(channel, "ModelInfer", infer(), metadata=(("x-routing-key", k),))[0].model_version for k in keys]
+
+    first = versions()
+    assert first == versions()
+    assert {"v1.0.0", "v2.0.0"} == set(first)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
-import re
 from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
@@ -14,12 +11,12 @@ from modelyard.serving.http.routing import Access, Request, Response, Route, Rou
 from modelyard.serving.http.rsgi import Exchange, RsgiHeaders, Scope
 from modelyard.serving.logs import Log
 from modelyard.serving.problems import MEDIA_TYPE, HttpProblem, problem_of
+from modelyard.serving.request_ids import RequestIds
 from modelyard.serving.spec import Limits
 
 __all__ = ["Application", "HttpGuard"]
 
 LONGEST_DEADLINE = 3600.0
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 class HttpGuard(Protocol):
@@ -47,14 +44,12 @@ class Application:
         self._bodies = BodyReader(limits)
         self._log = log
         self._guard = guard
-        self._ids = itertools.count(1)
-        self._id_prefix = f"{os.urandom(4).hex()}-{worker}"
+        self._ids = RequestIds(worker)
 
     async def __call__(self, scope: Scope, exchange: Exchange) -> None:
         """Answer one request."""
         headers = scope.headers
-        given = headers.get("x-request-id")
-        request_id = given if given and _REQUEST_ID.fullmatch(given) else f"{self._id_prefix}-{next(self._ids):x}"
+        request_id = self._ids.of(headers.get("x-request-id"))
         request: Request | None = None
         try:
             route, parameters = self.router.resolve(scope.path)

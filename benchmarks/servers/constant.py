@@ -1,0 +1,39 @@
+"""The ceiling: Modelyard's own HTTP server with a constant behind it, `constant.py PORT WORKERS ANSWER READ`.
+
+READ is `read` where the body is read first, as whoever predicts must, and `skip` where it is not.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import Any
+
+from modelyard.serving.http.server import HttpServer, new_event_loop
+
+
+def main() -> None:
+    """Serve in as many processes as asked for, all of which accept from one socket, until killed."""
+    port, workers, answer, read = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3].encode(), sys.argv[4] == "read"
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(("127.0.0.1", port))
+    listening.listen(1024)
+    listening.setblocking(False)
+    worker = next((number for number in range(1, workers) if os.fork() == 0), 0)
+    headers = [("content-type", "application/json")]
+
+    async def application(_scope: Any, exchange: Any) -> None:
+        if read:
+            await exchange()
+        exchange.response_bytes(200, headers, answer)
+
+    loop = new_event_loop()
+    server = HttpServer(application, loop, listening.fileno(), worker)
+    loop.call_soon(server.start)
+    loop.run_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ import asyncio
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from modelyard.client import management
 from modelyard.client.core import Call, Core
 from modelyard.client.encoding import Data, Encoding
 from modelyard.client.errors import ServiceError
@@ -95,6 +96,56 @@ class AsyncClient:
     async def model(self, name: str) -> dict[str, Any]:
         """Return one model; see `Client.model`."""
         return await self._run(self._core.model(name))
+
+    async def status(self, model: str) -> dict[str, Any]:
+        """Return how a model stands; see `Client.status`."""
+        return await self._run(self._core.manage(management.status(model)))
+
+    async def rollback(self, model: str) -> dict[str, Any]:
+        """Serve the previous generation of a model again, without a load; see `Client.rollback`."""
+        return await self._run(self._core.manage(management.rollback(model)))
+
+    async def canary(
+        self, model: str, version: str | None = None, *, share: float, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Let a version answer a share of the requests; see `Client.canary`."""
+        return await self._run(self._core.manage(management.canary(model, version, share), timeout))
+
+    async def promote(self, model: str) -> dict[str, Any]:
+        """Make the canary of a model the stable generation, without a load; see `Client.promote`."""
+        return await self._run(self._core.manage(management.promote(model)))
+
+    async def end_canary(self, model: str) -> dict[str, Any]:
+        """Let the stable generation of a model answer everything again; see `Client.end_canary`."""
+        return await self._run(self._core.manage(management.end_canary(model)))
+
+    async def shadow(self, model: str, version: str, *, share: float, timeout: float | None = None) -> dict[str, Any]:
+        """Show a version a share of the requests after they were answered; see `Client.shadow`."""
+        return await self._run(self._core.manage(management.shadow(model, version, share), timeout))
+
+    async def end_shadow(self, model: str) -> dict[str, Any]:
+        """Show the shadow of a model nothing more; see `Client.end_shadow`."""
+        return await self._run(self._core.manage(management.end_shadow(model)))
+
+    async def label(self, model: str, label: str, version: str) -> dict[str, Any]:
+        """Give a label to a version that is loaded; see `Client.label`."""
+        return await self._run(self._core.manage(management.label(model, label, version)))
+
+    async def remove_label(self, model: str, label: str) -> dict[str, Any]:
+        """Take a label away; see `Client.remove_label`."""
+        return await self._run(self._core.manage(management.remove_label(model, label)))
+
+    async def load(self, model: str, version: str | None = None, *, timeout: float | None = None) -> None:
+        """Serve an approved version; see `Client.load`."""
+        await self._run(self._core.manage(management.load(model, version), timeout))
+
+    async def unload(self, model: str) -> None:
+        """Serve a model no more; see `Client.unload`."""
+        await self._run(self._core.manage(management.unload(model)))
+
+    async def repository(self, *, ready: bool = False) -> list[dict[str, Any]]:
+        """Return the versions that may be served; see `Client.repository`."""
+        return await self._run(self._core.index(management.index(ready)))
 
     async def live(self) -> bool:
         """Return whether a worker answers."""

@@ -6,6 +6,7 @@ import time
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from modelyard.client import management
 from modelyard.client.core import Call, Core
 from modelyard.client.encoding import Data, Encoding
 from modelyard.client.errors import ServiceError
@@ -133,6 +134,193 @@ class Client:
             ServiceError: The service did not say.
         """
         return self._run(self._core.model(name))
+
+    def status(self, model: str) -> dict[str, Any]:
+        """Return how a model stands: `current`, `previous`, `canary`, `shadow`, `labels`, `stopped`, `held_off`.
+
+        Args:
+            model: Its name.
+
+        Raises:
+            ModelNotFoundError: The service has no such model.
+            ServiceError: The service did not do it.
+        """
+        return self._run(self._core.manage(management.status(model)))
+
+    def rollback(self, model: str) -> dict[str, Any]:
+        """Serve the previous generation of a model again, without a load; a canary ends.
+
+        A service that follows releases leaves the model alone from then on, until something else is released.
+
+        Args:
+            model: Its name.
+
+        Returns:
+            How the model stands then.
+
+        Raises:
+            ModelNotFoundError: The service has no such model, or it has no previous generation.
+            ServiceError: The service did not do it.
+        """
+        return self._run(self._core.manage(management.rollback(model)))
+
+    def canary(
+        self, model: str, version: str | None = None, *, share: float, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Let a version answer a share of the requests, or change the share of the canary that runs.
+
+        Args:
+            model: Its name.
+            version: Such as `v1.2.0`; None: the canary that runs.
+            share: From 0.0 to 1.0. Who was a canary's client stays one while the share grows.
+            timeout: Seconds for this call, in which the version is loaded; default: the client's.
+
+        Returns:
+            How the model stands then.
+
+        Raises:
+            ModelNotFoundError: The service has no such model or version, or no canary runs.
+            ConflictError: The version is the stable one, or it may not be served.
+            ServiceError: The service did not do it.
+        """
+        return self._run(self._core.manage(management.canary(model, version, share), timeout))
+
+    def promote(self, model: str) -> dict[str, Any]:
+        """Make the canary of a model the stable generation, without a load.
+
+        Args:
+            model: Its name.
+
+        Returns:
+            How the model stands then.
+
+        Raises:
+            ModelNotFoundError: The service has no such model, or no canary runs.
+            ConflictError: The service follows releases, and the canary is not what is released.
+            ServiceError: The service did not do it.
+        """
+        return self._run(self._core.manage(management.promote(model)))
+
+    def end_canary(self, model: str) -> dict[str, Any]:
+        """Let the stable generation of a model answer everything again.
+
+        Args:
+            model: Its name.
+
+        Returns:
+            How the model stands then.
+
+        Raises:
+            ModelNotFoundError: The service has no such model, or no canary runs.
+            ServiceError: The service did not do it.
+        """
+        return self._run(self._core.manage(management.end_canary(model)))
+
+    def shadow(self, model: str, version: str, *, share: float, timeout: float | None = None) -> dict[str, Any]:
+        """Show a version a share of the requests after they were answered; `status` tells the differences.
+
+        Args:
+            model: Its name.
+            version: Such as `v1.2.0`.
+            share: From 0.0 to 1.0.
+            timeout: As for `canary`.
+
+        Returns:
+            How the model stands then.
+
+        Raises:
+            ModelNotFoundError: The service has no such model or version.
+            ConflictError: The version answers requests already, or it may not be served.
+            ServiceError: The service did not do it.
+        """
+        return self._run(self._core.manage(management.shadow(model, version, share), timeout))
+
+    def end_shadow(self, model: str) -> dict[str, Any]:
+        """Show the shadow of a model nothing more.
+
+        Args:
+            model: Its name.
+
+        Returns:
+            How the model stands then.
+
+        Raises:
+            ModelNotFoundError: The service has no such model, or it has no shadow.
+            ServiceError: The service did not do it.
+        """
+        return self._run(self._core.manage(management.end_shadow(model)))
+
+    def label(self, model: str, label: str, version: str) -> dict[str, Any]:
+        """Give a label to a version that is loaded; it stays loaded for as long as it has one.
+
+        Args:
+            model: Its name.
+            label: Such as `champion`; `predict` takes it.
+            version: Such as `v1.2.0`.
+
+        Returns:
+            How the model stands then.
+
+        Raises:
+            ModelNotFoundError: The service has no such model, or does not hold that version.
+            InvalidRequestError: The label can't be one.
+            ServiceError: The service did not do it.
+        """
+        return self._run(self._core.manage(management.label(model, label, version)))
+
+    def remove_label(self, model: str, label: str) -> dict[str, Any]:
+        """Take a label away.
+
+        Args:
+            model: Its name.
+            label: The label.
+
+        Returns:
+            How the model stands then.
+
+        Raises:
+            ModelNotFoundError: The service has no such model or label.
+            ServiceError: The service did not do it.
+        """
+        return self._run(self._core.manage(management.remove_label(model, label)))
+
+    def load(self, model: str, version: str | None = None, *, timeout: float | None = None) -> None:
+        """Serve an approved version; returns when every new request is answered by it.
+
+        Args:
+            model: Its name.
+            version: Such as `v1.2.0`; None: the one that should be served where nobody says which.
+            timeout: As for `canary`.
+
+        Raises:
+            ModelNotFoundError: There is no such model or version.
+            ConflictError: The service follows releases, or the version may not be served.
+            ServiceError: The service did not do it.
+        """
+        self._run(self._core.manage(management.load(model, version), timeout))
+
+    def unload(self, model: str) -> None:
+        """Serve a model no more.
+
+        Args:
+            model: Its name.
+
+        Raises:
+            ConflictError: The service follows releases.
+            ServiceError: The service did not do it.
+        """
+        self._run(self._core.manage(management.unload(model)))
+
+    def repository(self, *, ready: bool = False) -> list[dict[str, Any]]:
+        """Return the versions that may be served: `name`, `version`, `state` and `reason` of each.
+
+        Args:
+            ready: Only those that are served.
+
+        Raises:
+            ServiceError: The service did not say.
+        """
+        return self._run(self._core.index(management.index(ready)))
 
     def live(self) -> bool:
         """Return whether a worker answers."""

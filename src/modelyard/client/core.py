@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
@@ -32,6 +32,7 @@ from modelyard.client.errors import (
     error_of,
 )
 from modelyard.client.exchange import Pause, Request, Response, Send
+from modelyard.client.paths import model_path, predict_path
 from modelyard.client.prediction import Prediction, read_prediction
 from modelyard.client.retries import BAD_GATEWAY, UNTRUSTED, Retries
 from modelyard.errors import InputError
@@ -109,7 +110,7 @@ class Core:
         if routing_key is not None:
             headers["x-routing-key"] = _checked_header("routing key", routing_key)
         headers |= _trace(traceparent)
-        asked = _Prediction(_predict_path(model, version, label), headers, encoding, deadline)
+        asked = _Prediction(predict_path(model, version, label), headers, encoding, deadline)
         given = named(data)
         if not isinstance(given, np.ndarray):
             return (yield from self._predict(asked, given))
@@ -164,17 +165,20 @@ class Core:
         return (yield from self._describe(name, self._deadline(None)))
 
     def _describe(self, name: str, deadline: float) -> Call[dict[str, Any]]:
-        return (yield from self._get(_model_path(name), deadline, dict[str, Any]))
+        return (yield from self._get(model_path(name), deadline, dict[str, Any]))
 
     def _get(self, path: str, deadline: float, kind: type[T]) -> Call[T]:
         response = yield from self._send(Request("GET", path, None, {"accept": JSON}), deadline)
-        try:
-            return msgspec.json.decode(response.body, type=kind)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise ServerError(
-                f"The answer tells of no model: {error}.", remedy="Look at the URL: is this a service?",
-                status=response.status, request_id=response.header("x-request-id"),
-            ) from error  # fmt: skip
+        return _decoded(response, kind)
+
+    def manage(self, request: Request, timeout: float | None = None) -> Call[dict[str, Any]]:
+        """Carry out a request of `modelyard.client.management`, and return what the answer says."""
+        response = yield from self._send(request, self._deadline(timeout))
+        return _decoded(response, dict[str, Any]) if response.body else {}
+
+    def index(self, request: Request) -> Call[list[dict[str, Any]]]:
+        """Carry out a request for what the repository has."""
+        return _decoded((yield from self._send(request, self._deadline(None))), list[dict[str, Any]])
 
     def probe(self, path: str) -> Call[bool]:
         """Ask `/healthz` or `/readyz` once; nobody there, or an overload, is a no."""
@@ -250,28 +254,20 @@ class Core:
         return time.monotonic() + (self.timeout if timeout is None else timeout)
 
 
+def _decoded(response: Response, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(response.body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ServerError(
+            f"The answer tells of no model: {error}.", remedy="Look at the URL: is this a service?",
+            status=response.status, request_id=response.header("x-request-id"),
+        ) from error  # fmt: skip
+
+
 def _passing(error: ServiceError) -> bool:
     """Say whether a probe that failed like this may succeed in a moment."""
     may_pass = isinstance(error, OverloadedError | ServiceTimeoutError | ConnectionLostError)
     return (may_pass and error.problem != UNTRUSTED) or error.status == BAD_GATEWAY
-
-
-def _model_path(name: str) -> str:
-    return f"/v1/models/{_segment(name)}"
-
-
-def _segment(name: str) -> str:
-    # A path ends at a dot segment wherever a client or a proxy tidies it up.
-    if name in ("", ".", ".."):
-        raise InvalidRequestError(f"Nothing is named {name!r}.", remedy="Give a name.", sent=False)
-    return quote(name, safe="")
-
-
-def _predict_path(model: str, version: str | None, label: str | None) -> str:
-    if version is not None and label is not None:
-        raise InvalidRequestError("Both a version and a label are given.", remedy="Give one of them.", sent=False)
-    pinned = [(kind, name) for kind, name in (("versions", version), ("labels", label)) if name is not None]
-    return _model_path(model) + "".join(f"/{kind}/{_segment(name)}" for kind, name in pinned) + "/predict"
 
 
 def _checked_url(url: str) -> str:

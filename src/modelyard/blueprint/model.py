@@ -401,6 +401,7 @@ class Canary(Concept):
 
     share: Annotated[float, Field(ge=0, le=1, description="Of requests; 0 gives the new version all at once.")] = 0.0
     hold: Annotated[Seconds, Field(description="Seconds before it takes all.")] = 60.0
+    minimum: Annotated[int, Field(ge=1, description="Requests before it is judged by what the service promises.")] = 50
 
 
 class Limits(Concept):
@@ -418,6 +419,9 @@ class Service(Concept):
     slo: Annotated[Slo, Field(description="What it promises.")] = Slo()
     canary: Annotated[Canary, Field(description="How a new version takes over.")] = Canary()
     limits: Annotated[Limits, Field(description="What a request may ask for.")] = Limits()
+    grace: Annotated[
+        float, Field(ge=0, description="Seconds for which requests that fit only a replaced contract are answered.")
+    ] = 30.0
 
 
 class Drift(Concept):

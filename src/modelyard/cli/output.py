@@ -55,9 +55,14 @@ def yard_of(ctx: click.Context) -> Yard:
     return yard
 
 
-def print_json(value: Any) -> None:
-    """Print a value as indented JSON; records, dataclasses and paths included."""
-    click.echo(json.dumps(msgspec.to_builtins(value, enc_hook=str), indent=2, ensure_ascii=False))
+def print_json(value: Any, *, lines: bool = False) -> None:
+    """Print a value as JSON; records, dataclasses and paths included.
+
+    Args:
+        value: What to print.
+        lines: On one line, for what is printed again and again.
+    """
+    click.echo(json.dumps(msgspec.to_builtins(value, enc_hook=str), indent=None if lines else 2, ensure_ascii=False))
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:

@@ -8,14 +8,18 @@ import click
 import msgspec
 
 from modelyard.center.registry import Live, VersionState
+from modelyard.cli.complete import environments, models, services, versions
 from modelyard.cli.output import json_option, print_json, table, yard_of
+from modelyard.cli.swapping import roll_back_service
 from modelyard.text import clock, count, short
 
 __all__ = ["commands"]
 
 as_option = click.option("--as", "identity", metavar="PERSON", help="Who acts: a name or email in people.yaml.")
 reason_option = click.option("-m", "--reason", default="", help="Why, for the record.")
-version_option = click.option("--version", "version", metavar="vX.Y.Z", help="Default: the newest.")
+version_option = click.option(
+    "--version", "version", metavar="vX.Y.Z", shell_complete=versions, help="Default: the newest."
+)
 dry_option = click.option("--dry-run", is_flag=True, help="Say what would go live or why it may not, and do nothing.")
 
 
@@ -36,7 +40,7 @@ def submit(ctx: click.Context, run: str, identity: str | None, reason: str, as_j
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=models)
 @version_option
 @json_option
 @click.pass_context
@@ -84,7 +88,7 @@ def _print_version(version: VersionState, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=models)
 @version_option
 @as_option
 @reason_option
@@ -98,7 +102,7 @@ def approve(
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=models)
 @version_option
 @as_option
 @reason_option
@@ -119,9 +123,17 @@ def _print_live(live: Live, model: str, as_json: bool, verb: str) -> None:
 
 
 @click.command()
-@click.argument("model")
-@click.option("--to", "environment", required=True, metavar="ENVIRONMENT", help="Where to.")
-@click.option("--version", "version", metavar="vX.Y.Z", help="Default: what the environment before it has.")
+@click.argument("model", shell_complete=models)
+@click.option(
+    "--to", "environment", required=True, metavar="ENVIRONMENT", shell_complete=environments, help="Where to."
+)
+@click.option(
+    "--version",
+    "version",
+    metavar="vX.Y.Z",
+    shell_complete=versions,
+    help="Default: what the environment before it has.",
+)
 @as_option
 @reason_option
 @dry_option
@@ -146,18 +158,36 @@ def release(
 
 
 @click.command()
-@click.argument("model")
-@click.option("--env", "environment", required=True, metavar="ENVIRONMENT", help="Where.")
-@click.option("--to", "version", metavar="vX.Y.Z", help="Default: the version that was live before.")
+@click.argument("model", shell_complete=models)
+@click.option("--env", "environment", required=True, metavar="ENVIRONMENT", shell_complete=services, help="Where.")
+@click.option(
+    "--to", "version", metavar="vX.Y.Z", shell_complete=versions, help="Default: the version that was live before."
+)
 @as_option
-@click.option("-m", "--reason", required=True, help="Why, for the record.")
+@click.option("-m", "--reason", help="Why, for the record; required but with --service-only.")
+@click.option("--service-only", is_flag=True, help="Change the running service alone, and nothing in Git.")
+@click.option("--dry-run", is_flag=True, help="With --service-only: say what would answer then, and do nothing.")
 @json_option
 @click.pass_context
 def rollback(
-    ctx: click.Context, model: str, environment: str, version: str | None, identity: str | None, reason: str,
-    as_json: bool,
+    ctx: click.Context, model: str, environment: str, version: str | None, identity: str | None, reason: str | None,
+    service_only: bool, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Bring an earlier version of MODEL back at once, and hold the environment until `lift`."""
+    """Bring an earlier version of MODEL back at once, and hold the environment until `lift`.
+
+    The rollback is recorded and signed, and services follow it. With --service-only the running service goes back to
+    the version it served before, in milliseconds and without Git: for whoever may not roll back, or has no time to. It
+    leaves that model alone then, until something else is released.
+    """
+    if service_only:
+        if version is not None or identity is not None or reason is not None:
+            raise click.UsageError("--service-only takes none of --to, --as and --reason: it records nothing.", ctx)
+        roll_back_service(ctx, model, environment, dry_run=dry_run, as_json=as_json)
+        return
+    if dry_run:
+        raise click.UsageError("--dry-run goes with --service-only.", ctx)
+    if not reason:
+        raise click.UsageError("Missing option '-m' / '--reason'.", ctx)
     live = yard_of(ctx).rollback(model, environment, version, reason=reason, identity=identity)
     _print_live(live, model, as_json, "Rolled back to")
     if not as_json:
@@ -165,8 +195,8 @@ def rollback(
 
 
 @click.command()
-@click.argument("model")
-@click.option("--env", "environment", required=True, metavar="ENVIRONMENT", help="Where.")
+@click.argument("model", shell_complete=models)
+@click.option("--env", "environment", required=True, metavar="ENVIRONMENT", shell_complete=environments, help="Where.")
 @as_option
 @click.option("-m", "--reason", required=True, help="Why, for the record.")
 @json_option
@@ -179,7 +209,7 @@ def lift(ctx: click.Context, model: str, environment: str, identity: str | None,
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=models)
 @json_option
 @click.pass_context
 def show(ctx: click.Context, model: str | None, as_json: bool) -> None:

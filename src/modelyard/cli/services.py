@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from modelyard.cli.complete import environments, models, services
 from modelyard.cli.output import json_option, print_json, table, yard_of
 from modelyard.cli.progress import Bar, open_bar
 from modelyard.text import count, span
@@ -21,27 +22,34 @@ if TYPE_CHECKING:
 
 __all__ = ["commands"]
 
+explicit_option = click.option(
+    "--explicit", is_flag=True, help="Follow no releases; serve what `swap` loads. Any name will do."
+)
+
 
 @click.command()
-@click.argument("environments", nargs=-1)
+@click.argument("environments", nargs=-1, shell_complete=environments)
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for each.")
+@explicit_option
 @json_option
 @click.pass_context
-def up(ctx: click.Context, environments: tuple[str, ...], timeout: float, as_json: bool) -> None:
+def up(ctx: click.Context, environments: tuple[str, ...], timeout: float, explicit: bool, as_json: bool) -> None:
     """Serve what is released to ENVIRONMENTS (default: all), each in the background."""
+    if explicit and not environments:
+        raise click.UsageError("--explicit needs a name.", ctx)
 
     def started(state: ServiceState) -> None:
         if not as_json:
             places = state.url if state.grpc is None else f"{state.url}  grpc {state.grpc}"
             click.echo(f"{state.environment:<12} {places}  {', '.join(state.serving) or 'nothing released yet'}")
 
-    states = yard_of(ctx).services.up(environments, timeout=timeout, started=started)
+    states = yard_of(ctx).services.up(environments, timeout=timeout, explicit=explicit, started=started)
     if as_json:
         print_json(states)
 
 
 @click.command()
-@click.argument("environments", nargs=-1)
+@click.argument("environments", nargs=-1, shell_complete=services)
 @click.pass_context
 def down(ctx: click.Context, environments: tuple[str, ...]) -> None:
     """Stop the services of ENVIRONMENTS (default: all), letting requests in flight end."""
@@ -50,19 +58,32 @@ def down(ctx: click.Context, environments: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("environment")
+@click.argument("environment", shell_complete=environments)
+@click.option("--host", help="Address to listen on (default: the setting).")
 @click.option("--port", default=0, type=click.IntRange(0, 65535), help="Default: the one it had last, else a free one.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Speak gRPC too; 0: as for --port.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that answer (default: the setting).")
+@explicit_option
 @click.pass_context
-def serve(ctx: click.Context, environment: str, port: int, workers: int | None) -> None:
+def serve(
+    ctx: click.Context, environment: str, host: str | None, port: int, grpc_port: int | None, workers: int | None,
+    explicit: bool,
+) -> None:  # fmt: skip
     """Serve what is released to ENVIRONMENT in the foreground, until Ctrl-C."""
-    yard_of(ctx).services.serve(environment, port=port, workers=workers)
+    yard_of(ctx).services.serve(
+        environment, host=host, port=port, grpc_port=grpc_port, workers=workers, explicit=explicit
+    )
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=models)
 @click.argument("rows", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
-@click.option("--env", "environment", help="Whose service is asked, or whose released version predicts (production).")
+@click.option(
+    "--env",
+    "environment",
+    shell_complete=services,
+    help="Whose service is asked, or whose released version predicts (production).",
+)
 @click.option("--input", "source", type=click.Path(path_type=Path, dir_okay=False), help="The file to predict.")
 @click.option("--output", type=click.Path(path_type=Path), help="The file for the answers; replaced when all is done.")
 @click.option("--version", help="Predict the file with this version, such as v1.2.0, released or not.")
@@ -139,10 +160,10 @@ def _print_plan(plan: BatchPlan, as_json: bool) -> None:
 
 
 def _ask(ctx: click.Context, model: str, rows: Path, environment: str, as_json: bool) -> None:
-    services = yard_of(ctx).services
+    running = yard_of(ctx).services
     body = sys.stdin.buffer.read() if str(rows) == "-" else rows.read_bytes()
     media = "text/csv" if rows.suffix.lower() == ".csv" else "application/json"
-    answer = services.predict(environment, model, body, media)
+    answer = running.predict(environment, model, body, media)
     if as_json:
         print_json(answer)
         return

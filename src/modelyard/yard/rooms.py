@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from modelyard.yard.prediction import FilePrediction
     from modelyard.yard.review import evidence_of, release_events, stored_packages, summary_of
     from modelyard.yard.services import Services
+    from modelyard.yard.swapping import Swapping
 
 _HOMES = {
     "modelyard.blueprint.code": ("CodeReader",),
@@ -60,15 +61,16 @@ _HOMES = {
     "modelyard.yard.prediction": ("FilePrediction",),
     "modelyard.yard.review": ("evidence_of", "release_events", "stored_packages", "summary_of"),
     "modelyard.yard.services": ("Services",),
+    "modelyard.yard.swapping": ("Swapping",),
 }
 HOME = {name: module for module, names in _HOMES.items() for name in names}
 """The module that each name lives in."""
 
 __all__ = [
     "Blueprint", "Catalog", "Center", "CodeReader", "CommittedPolicies", "FilePrediction", "Outbox", "Scheduler",
-    "Services", "actor_of", "begin", "collect", "compare_runs", "environment_lock", "evidence_of", "explain_task",
-    "load_blueprint", "named_blueprints", "open_bus", "open_executor", "pack", "package_name", "plan", "policy_of",
-    "process_identity", "release_events", "stored_packages", "summary_of", "verify",
+    "Services", "Swapping", "actor_of", "begin", "collect", "compare_runs", "environment_lock", "evidence_of",
+    "explain_task", "load_blueprint", "named_blueprints", "open_bus", "open_executor", "pack", "package_name", "plan",
+    "policy_of", "process_identity", "release_events", "stored_packages", "summary_of", "verify",
 ]  # fmt: skip
 
 

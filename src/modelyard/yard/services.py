@@ -6,6 +6,7 @@ import difflib
 import http.client
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from modelyard.errors import (
     BusyError,
     ContractError,
     ForbiddenError,
+    InputError,
     ModelyardError,
     NotFoundError,
     RunError,
@@ -30,10 +32,12 @@ from modelyard.records import Failure
 from modelyard.releases.events import topic_of
 from modelyard.serving.client import ServiceClient
 from modelyard.serving.service import run_service
-from modelyard.serving.spec import Limits, Live, ServiceSpec
-from modelyard.yard.access import access_of
+from modelyard.serving.spec import Live
+from modelyard.serving.wire import ServiceStatus
 from modelyard.yard.project import INTERNAL
 from modelyard.yard.review import fetch_package
+from modelyard.yard.specification import specification
+from modelyard.yard.versions import Versions
 
 if TYPE_CHECKING:
     from modelyard.yard.yard import Yard
@@ -48,6 +52,8 @@ _ERRORS: dict[int, type[ModelyardError]] = {
     413: ContractError,
     422: ContractError,
 }
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 PATIENCE = 3.0
 """Seconds that `up` waits for a service which says what stands in its way."""
@@ -98,11 +104,14 @@ class Services:
         """
         return ServiceClient(self.folder(environment))
 
+    def started(self) -> tuple[str, ...]:
+        """Return the names of the services that were ever started, in order."""
+        base = self._yard.project / INTERNAL / "services"
+        return tuple(sorted(path.name for path in base.iterdir() if path.is_dir())) if base.is_dir() else ()
+
     def all(self) -> list[ServiceState]:
         """Return every service that was ever started, by environment."""
-        base = self._yard.project / INTERNAL / "services"
-        names = sorted(path.name for path in base.iterdir() if path.is_dir()) if base.is_dir() else []
-        return [self.state(name) for name in names]
+        return [self.state(name) for name in self.started()]
 
     def state(self, environment: str) -> ServiceState:
         """Return how a service stands."""
@@ -117,14 +126,31 @@ class Services:
         state = "ready" if status.ready else "starting"
         return ServiceState(environment, state, client.url, status.pid, serving, status.obstacle, client.grpc)
 
+    def status(self, environment: str) -> ServiceStatus | None:
+        """Return all that a service says of itself, or None where it does not run."""
+        try:
+            return self.client(environment).status()
+        except (NotFoundError, BusyError):
+            return None
+
+    def running(self, environment: str) -> ServiceClient:
+        """Return the client of a service that runs.
+
+        Raises:
+            NotFoundError: There is no such environment, or its service does not run.
+        """
+        self.check_known(environment)
+        client = self.client(environment)
+        _ = client.url
+        return client
+
     def live(self, environment: str) -> Mapping[str, Live]:
         """Return what is released to an environment, by model; only what the Model Center's rules allow."""
-        registry = self._yard.center.state()
-        return {
-            name: Live(name, f"v{place.version}", place.package)
-            for name, model in registry.models.items()
-            if (place := model.live.get(environment)) is not None
-        }
+        return self.versions(environment).live()
+
+    def versions(self, environment: str) -> Versions:
+        """Return the versions that may be served in an environment."""
+        return Versions(self._yard, environment)
 
     def environments(self) -> tuple[str, ...]:
         """Return the environments of every blueprint, in order."""
@@ -132,37 +158,44 @@ class Services:
         found = (e.name for name in yard.blueprints() for e in yard.blueprint(name).environments)
         return tuple(dict.fromkeys(found))
 
-    def serve(self, environment: str, *, host: str | None = None, port: int = 0, workers: int | None = None) -> None:
+    def serve(
+        self,
+        environment: str,
+        *,
+        host: str | None = None,
+        port: int = 0,
+        grpc_port: int | None = None,
+        workers: int | None = None,
+        explicit: bool = False,
+    ) -> None:
         """Serve an environment in this process until it is told to stop.
 
         Args:
             environment: What is released to it is served, and followed.
             host: Default: the setting; one that others can reach needs authentication and TLS.
             port: Default 0: the one it had last, else a free one.
+            grpc_port: The same for gRPC. Default: it is not spoken.
             workers: Default: the setting.
+            explicit: Follow nothing: serve approved versions that are loaded by hand. The environment may be any name.
 
         Raises:
             NotFoundError: No blueprint has such an environment.
+            InputError: The name can't be a service's.
             BusyError: A service runs for it already.
         """
-        self._check(environment)
+        self._check(environment, explicit=explicit)
         yard = self._yard
-        spec = ServiceSpec(
-            name=environment,
-            folder=self.folder(environment),
-            host=host or yard.settings.serve_host,
-            port=port,
-            grpc_port=0 if yard.settings.serve_grpc else None,
-            workers=workers or yard.settings.serve_workers,
-            limits=self._limits(environment),
-            log_level=yard.settings.log_level,
-            **access_of(yard.settings, yard.project),
-        )
+        spec = specification(
+            yard, environment, self.folder(environment), host=host, port=port, grpc_port=grpc_port, workers=workers,
+            explicit=explicit,
+        )  # fmt: skip
+        versions = self.versions(environment)
         run_service(
             spec,
-            live=lambda: self.live(environment),
-            wake=lambda timeout: yard.bus.wait(topic_of(environment), timeout),
+            live=None if explicit else versions.live,
+            wake=None if explicit else lambda timeout: yard.bus.wait(topic_of(environment), timeout),
             fetch=lambda digest: fetch_package(yard.store, digest),
+            repository=versions,
         )
 
     def up(
@@ -170,6 +203,7 @@ class Services:
         environments: Sequence[str] = (),
         *,
         timeout: float = 60.0,
+        explicit: bool = False,
         started: Callable[[ServiceState], None] | None = None,
     ) -> list[ServiceState]:
         """Start the services that do not run yet, each in a process of its own, and wait until they are ready.
@@ -177,6 +211,7 @@ class Services:
         Args:
             environments: Default: all of the project's.
             timeout: Seconds to wait for each.
+            explicit: Start those that serve what is loaded by hand; see `serve`.
             started: Called with each service as it becomes ready.
 
         Raises:
@@ -186,10 +221,10 @@ class Services:
         """
         chosen = tuple(environments) or self.environments()
         for environment in chosen:
-            self._check(environment)
+            self._check(environment, explicit=explicit)
         # Asked here, so that a project outside Git is told at once, and no service is left that can serve nothing.
         _ = self._yard.center
-        processes = {name: self._spawn(name) for name in chosen if self.state(name).state == "stopped"}
+        processes = {name: self._spawn(name, explicit) for name in chosen if self.state(name).state == "stopped"}
         states = []
         for environment in chosen:
             states.append(self._wait(environment, processes.get(environment), timeout))
@@ -203,11 +238,9 @@ class Services:
         Raises:
             NotFoundError: No blueprint has such an environment, and nothing was ever served for it.
         """
-        known = tuple(service.environment for service in self.all())
         for name in environments:
-            if name not in known:
-                self._check(name)
-        names = tuple(environments) or known
+            self.check_known(name)
+        names = tuple(environments) or self.started()
         stopped = []
         for name in names:
             if self.state(name).state != "stopped":
@@ -230,7 +263,7 @@ class Services:
             RefusedError: The service asks for a key, as in the variable MODELYARD_API_KEY, and this is none for it.
             RunError: The service failed.
         """
-        self._check(environment)
+        self.check_known(environment)
         address = urlsplit(self.client(environment).url)
         connection = _connection(address)
         try:
@@ -252,37 +285,35 @@ class Services:
         """Return the file that a detached service logs to."""
         return self.folder(environment) / "service.log"
 
-    def _check(self, environment: str) -> None:
+    def _check(self, environment: str, *, explicit: bool = False) -> None:
         known = self.environments()
+        if explicit and environment not in known:
+            if not _NAME.fullmatch(environment):
+                raise InputError(
+                    f"{environment!r} can't be a service's name.",
+                    remedy="Use up to 63 lower-case letters, digits, `-` and `_`; first a letter.",
+                )
+        elif environment not in known:
+            raise _unknown(environment, known)
+
+    def check_known(self, environment: str) -> None:
+        """See that a service may run, or has run, by that name.
+
+        Raises:
+            NotFoundError: None has; it names the nearest.
+        """
+        known = tuple(dict.fromkeys((*self.environments(), *self.started())))
         if environment not in known:
-            near = difflib.get_close_matches(environment, known, n=1)
-            there = f"There are {', '.join(known)}."
-            raise NotFoundError(
-                f"No blueprint has an environment {environment!r}.",
-                remedy=f"Did you mean {near[0]}? {there}" if near else there,
-            )
+            raise _unknown(environment, known)
 
-    def _limits(self, environment: str) -> Limits:
-        """The widest limits of the models released here: a runner has one front door for all its slots."""
-        yard = self._yard
-        stated = [
-            b.service.limits
-            for b in (yard.blueprint(name) for name in yard.blueprints())
-            if any(e.name == environment for e in b.environments)
-        ]
-        return Limits(
-            body_bytes=max(limits.body_bytes for limits in stated),
-            rows=max(limits.rows for limits in stated),
-            in_flight=max(limits.in_flight for limits in stated),
-        )
-
-    def _spawn(self, environment: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, environment: str, explicit: bool) -> subprocess.Popen[bytes]:
         log = self.log_file(environment)
+        mode = ["--explicit"] if explicit else []
         with storage_errors(log):
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
                 return subprocess.Popen(
-                    [sys.executable, "-m", "modelyard", "-C", str(self._yard.project), "serve", environment],
+                    [sys.executable, "-m", "modelyard", "-C", str(self._yard.project), "serve", environment, *mode],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -313,6 +344,15 @@ class Services:
                 remedy=f"{obstacle.remedy or ''} It goes on trying; its log: {log}".strip(),
             )
         raise RunError(f"The service of {environment} was not ready within {timeout:.0f} s.", remedy=f"Its log: {log}")
+
+
+def _unknown(environment: str, known: Sequence[str]) -> NotFoundError:
+    near = difflib.get_close_matches(environment, known, n=1)
+    there = f"There are {', '.join(known)}."
+    return NotFoundError(
+        f"No blueprint has an environment {environment!r}.",
+        remedy=f"Did you mean {near[0]}? {there}" if near else there,
+    )
 
 
 def _connection(address: SplitResult) -> http.client.HTTPConnection:

@@ -192,6 +192,7 @@ def test_the_repository_lists_loads_and_unloads_by_name_and_version(service):
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+@pytest.mark.network
 def test_tritons_own_client_gets_right_answers(served):
     said = foreign("tritonclient").run(SCRIPTS / "triton_infer.py", served.client.grpc)
     assert (said["live"], said["ready"], said["model_ready"]) == (True, True, [True, False, False])
@@ -207,6 +208,7 @@ def test_tritons_own_client_gets_right_answers(served):
     assert said["index"] == [["m", "v1.0.0", "READY"]]
 
 
+@pytest.mark.network
 def test_kserves_own_client_gets_right_answers(served):
     said = foreign("kserve").run(SCRIPTS / "kserve_infer.py", served.client.grpc)
     assert (said["live"], said["ready"], said["model_ready"]) == (True, True, True)
@@ -214,6 +216,7 @@ def test_kserves_own_client_gets_right_answers(served):
     assert (said["id"], said["version"]) == ("one", "v1.0.0")
 
 
+@pytest.mark.network
 def test_the_protocols_own_stubs_get_right_answers(served):
     said = foreign("open-inference").run(SCRIPTS / "open_inference_infer.py", served.client.grpc)
     assert said == {

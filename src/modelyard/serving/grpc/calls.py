@@ -109,8 +109,6 @@ class Dispatcher:
         """Return the call of a stream; one that can't be is answered already."""
         given = headers.get(b"x-request-id")
         call = Call(self, stream, headers, self._ids.of(given.decode("latin-1") if given is not None else None))
-        # A call may be answered before the stream has its receiver otherwise.
-        stream.receiver = call
         try:
             method = self._method(headers, size)
             call.begin(method, _encoding(headers), _timeout(headers))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Callable
+from typing import Protocol, cast
 
 from modelyard.serving.grpc.frames import (
     HEAD,
@@ -26,10 +27,7 @@ from modelyard.serving.grpc.frames import (
     window_update,
 )
 from modelyard.serving.grpc.headers import HeaderBlocks, Headers
-from modelyard.serving.grpc.stream import Receiver, Stream
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from modelyard.serving.grpc.stream import NOBODY, Receiver, Stream
 
 __all__ = ["Connection", "Home"]
 
@@ -105,17 +103,6 @@ class Connection(asyncio.Protocol):
         self._paused_at = 0.0
         self.peer_frame = LARGEST_FRAME
         self.peer_window = 65_535
-        self.handlers: dict[int, Callable[[int, int, bytes], None]] = {
-            Kind.DATA: self._data,
-            Kind.HEADERS: self._headers,
-            Kind.PRIORITY: self._priority,
-            Kind.RST_STREAM: self._reset,
-            Kind.SETTINGS: self._settings,
-            Kind.PING: self._ping,
-            Kind.GOAWAY: self._go_away,
-            Kind.WINDOW_UPDATE: self._window_update,
-            Kind.CONTINUATION: self._continuation,
-        }
 
     # What asyncio calls
 
@@ -175,7 +162,9 @@ class Connection(asyncio.Protocol):
         if self._out:
             data = b"".join(self._out)
             self._out.clear()
-            self.transport.write(data)
+            # The connection may be lost since.
+            if not self.transport.is_closing():
+                self.transport.write(data)
 
     def end(self, code: ErrorCode, reason: str) -> None:
         """End the connection, and say why."""
@@ -266,10 +255,10 @@ class Connection(asyncio.Protocol):
             if kind != Kind.SETTINGS or flags & Flag.ACK:
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "settings come first")
             self._configured = True
-        handler = self.handlers.get(kind)
+        handler = _HANDLERS.get(kind)
         try:
             if handler is not None:
-                handler(flags, number, payload)
+                handler(self, flags, number, payload)
             elif kind == Kind.PUSH_PROMISE:
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "clients promise nothing")
             else:
@@ -399,13 +388,17 @@ class Connection(asyncio.Protocol):
         stream.stalled_since = self._active = self._loop.time()
         stream.ended = bool(flags & Flag.END_STREAM)
         self._streams[number] = stream
-        stream.receiver = self._home.receiver(stream, headers.given, headers.size)
+        receiver = self._home.receiver(stream, headers.given, headers.size)
+        if not stream.done:
+            stream.receiver = receiver
         if flags & Flag.END_STREAM and not stream.done:
             stream.end()
 
     def forget(self, stream: Stream) -> None:
         """Count a stream no more."""
         self._streams.pop(stream.number, None)
+        # Call and stream know each other: apart, they are freed at once, without a search for cycles.
+        stream.receiver = NOBODY
         if not self._streams:
             self._active = self._loop.time()
             self._close_if_done()
@@ -510,6 +503,19 @@ class Connection(asyncio.Protocol):
             if self._streams.pop(stream.number, None) is not None:
                 self._streams[stream.number] = stream
                 stream.pump()
+
+
+_HANDLERS: dict[int, Callable[[Connection, int, int, bytes], None]] = {
+    Kind.DATA: Connection._data,
+    Kind.HEADERS: Connection._headers,
+    Kind.PRIORITY: Connection._priority,
+    Kind.RST_STREAM: Connection._reset,
+    Kind.SETTINGS: Connection._settings,
+    Kind.PING: Connection._ping,
+    Kind.GOAWAY: Connection._go_away,
+    Kind.WINDOW_UPDATE: Connection._window_update,
+    Kind.CONTINUATION: Connection._continuation,
+}
 
 
 def _unpadded(payload: bytes) -> bytes:

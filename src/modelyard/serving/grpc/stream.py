@@ -11,7 +11,7 @@ from modelyard.serving.grpc.frames import HEAD, ErrorCode, Flag, Kind, frame, re
 if TYPE_CHECKING:
     from modelyard.serving.grpc.connection import Connection
 
-__all__ = ["Receiver", "Stream"]
+__all__ = ["NOBODY", "Receiver", "Stream"]
 
 
 class Receiver(Protocol):
@@ -31,6 +31,29 @@ class Receiver(Protocol):
 
     def drain(self) -> None:
         """Take down that the service stops: what never ends by itself is to end."""
+
+
+class _Nobody:
+    """Takes what comes when a call is over."""
+
+    def receive(self, _data: bytes) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+    def abandon(self) -> None:
+        pass
+
+    def stalled(self) -> None:
+        pass
+
+    def drain(self) -> None:
+        pass
+
+
+NOBODY: Receiver = _Nobody()
+"""The receiver of a stream whose call is over."""
 
 
 class Stream:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
 from typing import Any
 
 import grpc
@@ -10,6 +12,8 @@ import numpy as np
 import pytest
 from tests.unit.serving.grpc.front import DOUBLING, doubling
 
+from modelyard.serving.grpc.calls import Call
+from modelyard.serving.grpc.connection import Connection
 from modelyard.serving.grpc.messages import message
 from modelyard.serving.grpc.open_inference import SERVICE
 from modelyard.serving.route import Route
@@ -258,3 +262,24 @@ def test_reflection_tells_services_and_files(front, channels):
     assert SERVICE in [s.name for s in services.list_services_response.service]
     assert b"GRPCInferenceService" in file.file_descriptor_response.file_descriptor_proto[0]
     assert missing.error_response.error_code == 5
+
+
+def test_calls_are_freed_when_they_are_over_without_a_search_for_cycles(front, channels):
+    channel = channels(front)
+    call(channel, "ModelInfer", infer())
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            call(channel, "ModelInfer", infer())
+            refused(channel, infer(model="nothing"))
+            refused(channel, infer(), metadata=(("big", "x" * 20_000),))
+        channel.close()
+        deadline = time.monotonic() + 5
+        while front.do(lambda: len(front.server._connections)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        front.do(lambda: None)
+        left = [kept for kept in gc.get_objects() if isinstance(kept, (Call, Connection))]
+    finally:
+        gc.enable()
+    assert left == []

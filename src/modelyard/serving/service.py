@@ -154,11 +154,7 @@ class Supervisor:
         committed, broken = _refetch(file.read(), fetch, log)
         self._board = Board(file, committed, Page.create(), faults, log)
         self._board.mark_broken(broken)
-        last = ServiceFile.read(spec.folder) or ServiceFile.read(spec.folder, STOPPED_FILE)
-        self._listening = _listen(spec.host, spec.port, last.port if last else 0)
-        self._grpc = None
-        if spec.grpc_port is not None:
-            self._grpc = _listen(spec.host, spec.grpc_port, (last.grpc_port or 0) if last else 0)
+        self._listening, self._grpc = _sockets(spec)
         limits = JudgeLimits(spec.error_rate, spec.p99_seconds, spec.minimum_requests)
         self._judge = Judge(limits, self._condemn, self._board, log)
         self._pool = Pool(
@@ -286,6 +282,15 @@ def _fetched(record: GenerationRecord, fetch: Fetch, log: Log) -> tuple[Generati
         reason = str(error) if isinstance(error, ModelyardError) else repr(error)
         log.error("fetch-failed", model=record.model, generation=record.number, reason=reason[:500])
         return msgspec.structs.replace(record, folder=""), failure_of(error)
+
+
+def _sockets(spec: ServiceSpec) -> tuple[socket.socket, socket.socket | None]:
+    """Return the sockets for HTTP and, where it is asked for, gRPC, on the ports that the service had last."""
+    last = ServiceFile.read(spec.folder) or ServiceFile.read(spec.folder, STOPPED_FILE)
+    listening = _listen(spec.host, spec.port, last.port if last else 0)
+    if spec.grpc_port is None:
+        return listening, None
+    return listening, _listen(spec.host, spec.grpc_port, (last.grpc_port or 0) if last else 0)
 
 
 def _listen(host: str, wanted: int, last: int) -> socket.socket:

@@ -55,7 +55,8 @@ def status_of(problem: HttpProblem) -> Status:
 def problem_block(problem: HttpProblem) -> bytes:
     """Return the header block that tells of a problem: status, message, and its name as `x-problem`."""
     place = f" ({problem.where})" if problem.where else ""
-    remedy = f" {problem.remedy}" if problem.remedy else ""
+    # A remedy that is a request of HTTP's is none here.
+    remedy = f" {problem.remedy}" if problem.remedy and not problem.remedy.startswith("GET ") else ""
     text = f"{problem.detail}{place}{remedy}"[:LONGEST_MESSAGE]
     message = quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
     block = header(b"grpc-status", b"%d" % status_of(problem)) + header(b"grpc-message", message.encode())

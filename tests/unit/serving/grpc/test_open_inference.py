@@ -210,7 +210,9 @@ def test_an_unknown_method_is_unimplemented_and_an_unknown_model_not_found(front
     with pytest.raises(grpc.RpcError) as caught:
         stub(b"", timeout=10)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert refused(channel, infer(model="nothing")).code() is grpc.StatusCode.NOT_FOUND
+    missing = refused(channel, infer(model="nothing"))
+    assert missing.code() is grpc.StatusCode.NOT_FOUND
+    assert missing.details() == "No model of that name is served here."
 
 
 def test_a_failing_model_is_internal_and_tells_no_particulars(front, channels):

@@ -49,6 +49,7 @@ bench: $(READY) ## measure against peers, side by side in one run
 docs: $(READY) ## rewrite the generated reference pages
 	@$(BIN)/python -m modelyard.blueprint.reference docs/reference/blueprint.md
 	@$(BIN)/python -m modelyard.cli.reference docs/reference/cli.md
+	@$(BIN)/python -m modelyard.serving.deployment.examples docs/examples
 
 protos: $(READY) ## compile the .proto files of the gRPC services
 	@cd src/modelyard/serving/grpc && $(CURDIR)/$(BIN)/python -m grpc_tools.protoc -I. --descriptor_set_out=descriptors.binpb open_inference.proto health.proto reflection.proto

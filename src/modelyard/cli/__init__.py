@@ -55,6 +55,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "shadow": ("swapping", "Show a version a share of the requests, and count where it would differ."),
     "label": ("swapping", "Give a label to a version that a service holds."),
     "predict": ("services", "Ask a running service, or predict a whole file."),
+    "deploy": ("deploy", "Write a systemd unit or an nginx site for a service."),
     "key": ("keys", "Make, list and revoke API keys of services."),
     "verify": ("upkeep", "Check every stored byte against its digest."),
     "gc": ("upkeep", "Remove stored objects that nothing refers to."),

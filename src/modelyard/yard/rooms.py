@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from modelyard.store.gc import collect
     from modelyard.store.verify import verify
     from modelyard.yard.beginning import begin
+    from modelyard.yard.deployment import Deployment
     from modelyard.yard.environment import environment_lock
     from modelyard.yard.files import named_blueprints
     from modelyard.yard.identity import actor_of
@@ -52,6 +53,7 @@ _HOMES = {
     "modelyard.store.gc": ("collect",),
     "modelyard.store.verify": ("verify",),
     "modelyard.yard.beginning": ("begin",),
+    "modelyard.yard.deployment": ("Deployment",),
     "modelyard.yard.environment": ("environment_lock",),
     "modelyard.yard.files": ("named_blueprints",),
     "modelyard.yard.identity": ("actor_of",),
@@ -67,10 +69,11 @@ HOME = {name: module for module, names in _HOMES.items() for name in names}
 """The module that each name lives in."""
 
 __all__ = [
-    "Blueprint", "Catalog", "Center", "CodeReader", "CommittedPolicies", "FilePrediction", "Outbox", "Scheduler",
-    "Services", "Swapping", "actor_of", "begin", "collect", "compare_runs", "environment_lock", "evidence_of",
-    "explain_task", "load_blueprint", "named_blueprints", "open_bus", "open_executor", "pack", "package_name", "plan",
-    "policy_of", "process_identity", "release_events", "stored_packages", "summary_of", "verify",
+    "Blueprint", "Catalog", "Center", "CodeReader", "CommittedPolicies", "Deployment", "FilePrediction", "Outbox",
+    "Scheduler", "Services", "Swapping", "actor_of", "begin", "collect", "compare_runs", "environment_lock",
+    "evidence_of", "explain_task", "load_blueprint", "named_blueprints", "open_bus", "open_executor", "pack",
+    "package_name", "plan", "policy_of", "process_identity", "release_events", "stored_packages", "summary_of",
+    "verify",
 ]  # fmt: skip
 
 

@@ -183,7 +183,7 @@ class Services:
             InputError: The name can't be a service's.
             BusyError: A service runs for it already.
         """
-        self._check(environment, explicit=explicit)
+        self.check(environment, explicit=explicit)
         yard = self._yard
         spec = specification(
             yard, environment, self.folder(environment), host=host, port=port, grpc_port=grpc_port, workers=workers,
@@ -221,7 +221,7 @@ class Services:
         """
         chosen = tuple(environments) or self.environments()
         for environment in chosen:
-            self._check(environment, explicit=explicit)
+            self.check(environment, explicit=explicit)
         # Asked here, so that a project outside Git is told at once, and no service is left that can serve nothing.
         _ = self._yard.center
         processes = {name: self._spawn(name, explicit) for name in chosen if self.state(name).state == "stopped"}
@@ -285,7 +285,17 @@ class Services:
         """Return the file that a detached service logs to."""
         return self.folder(environment) / "service.log"
 
-    def _check(self, environment: str, *, explicit: bool = False) -> None:
+    def check(self, environment: str, *, explicit: bool = False) -> None:
+        """See that a service may be started by that name.
+
+        Args:
+            environment: One of the project's.
+            explicit: Any other name will do as well.
+
+        Raises:
+            NotFoundError: No blueprint has it; it names the nearest.
+            InputError: It can't be a name.
+        """
         known = self.environments()
         if explicit and environment not in known:
             if not _NAME.fullmatch(environment):

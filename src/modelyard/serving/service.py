@@ -32,6 +32,7 @@ from modelyard.serving.install import Fetch, Installer
 from modelyard.serving.judge import Judge, JudgeLimits
 from modelyard.serving.logs import Log
 from modelyard.serving.memory import Memory, available
+from modelyard.serving.notify import Notifier
 from modelyard.serving.pool import Pool
 from modelyard.serving.repository import Repository
 from modelyard.serving.requests import Place, Requests
@@ -219,8 +220,9 @@ class Supervisor:
 
     def _look_after(self) -> None:
         """Look at everything that changes by the passing of time alone."""
-        before = time.monotonic()
+        before, notifier = time.monotonic(), Notifier()
         while not self._stop:
+            notifier.look(len(self._pool.accepting()), self._spec.workers)
             time.sleep(LOOK_SECONDS)
             now = time.monotonic()
             try:
@@ -237,6 +239,7 @@ class Supervisor:
 
     def _shut(self) -> None:
         self._log.info("draining")
+        Notifier().stopping()
         if self._follower is not None:
             self._follower.stop()
         self._pool.drain()

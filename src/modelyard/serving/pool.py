@@ -18,7 +18,7 @@ from modelyard.errors import ModelyardError, RunError, WorkerLostError
 from modelyard.records import Failure
 from modelyard.serving.board import Board
 from modelyard.serving.logs import Log
-from modelyard.serving.spec import ServiceSpec, WorkerSpec
+from modelyard.serving.spec import STAGED, ServiceSpec, WorkerSpec
 from modelyard.serving.state import GenerationRecord, Page
 from modelyard.serving.wire import (
     Accept,
@@ -192,6 +192,8 @@ class Pool:
             log_level=self._spec.log_level,
             loader=self._spec.loader,
             drain_seconds=self._spec.drain_seconds,
+            uploads=self._spec.folder.absolute() / STAGED,
+            explicit=self._spec.control == "explicit",
             auth=self._spec.auth,
             tls=self._spec.tls,
             hosts=self._spec.hosts,

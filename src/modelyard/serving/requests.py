@@ -17,6 +17,7 @@ from modelyard.serving.judge import Judge
 from modelyard.serving.pool import Pool
 from modelyard.serving.repository import Repository
 from modelyard.serving.roles import Roles
+from modelyard.serving.staging import Staging
 from modelyard.serving.state import GenerationRecord, Share, SlotRecord
 from modelyard.serving.swap import Swapper
 from modelyard.serving.wire import (
@@ -40,6 +41,7 @@ from modelyard.serving.wire import (
     ShareRequest,
     ShareStatus,
     SlotStatus,
+    StagePart,
     StatusRequest,
     Stopping,
     StopRequest,
@@ -84,6 +86,7 @@ class Requests:
         repository: Knows what may be served, or None.
         stop: Begins to stop the service.
         faults: For tests.
+        staging: Takes candidates.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Requests:
         repository: Repository | None,
         stop: Callable[[], None],
         faults: Faults,
+        staging: Staging,
     ) -> None:
         self._place = place
         self._board = board
@@ -109,6 +113,7 @@ class Requests:
         self._repository = repository
         self._stop = stop
         self._faults = faults
+        self._staging = staging
 
     def answer(self, request: ControlRequest) -> ControlReply:
         """Do what is asked.
@@ -141,6 +146,9 @@ class Requests:
                 self._check_explicit(request.model)
                 self._swapper.retire(request.model)
                 return Unloaded(request.model)
+            case StagePart():
+                self._check_explicit(request.model or "a model")
+                return self._staging.take(request)
             case RollbackRequest():
                 return self._swapper.rollback(request.model, self._released(request.model))
             case PromoteRequest():

@@ -38,6 +38,7 @@ from modelyard.serving.repository import Repository
 from modelyard.serving.requests import Place, Requests
 from modelyard.serving.roles import Roles
 from modelyard.serving.spec import Limits, Live, ServiceSpec
+from modelyard.serving.staging import Shelf, Staging
 from modelyard.serving.state import Committed, CommittedFile, GenerationRecord, Page, SlotRecord
 from modelyard.serving.swap import Swapper
 from modelyard.serving.wire import ControlReply, ControlRequest, Role, failure_of
@@ -146,8 +147,13 @@ class Supervisor:
     ) -> None:
         if spec.control == "released" and live is None:
             raise InputError("Nobody tells the service what is released.", remedy="Use the control mode `explicit`.")
+        follows = live is not None and spec.control != "explicit"
+        spec = msgspec.structs.replace(spec, control="released" if follows else "explicit")
         self._spec = spec
         self._log = log
+        shelf = Shelf(spec.folder.absolute())
+        shelf.prepare()
+        fetch = shelf.fetching(fetch)
         self._started = time.time()
         self._stop = False
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -175,16 +181,17 @@ class Supervisor:
         swapper = Swapper(installer, grace_seconds=spec.grace_seconds)
         self._roles = Roles(installer)
         self._follower = None
-        if live is not None and spec.control != "explicit":
+        if live is not None and follows:
             rollout = Rollout(spec.canary_ppm, spec.canary_seconds)
             waiting = wake or threading.Event().wait
             self._follower = Follower(live, waiting, swapper, self._roles, rollout, self._board, log)
         host, port = self._listening.getsockname()[:2]
         grpc_port = self._grpc.getsockname()[1] if self._grpc is not None else None
+        staging = Staging(shelf, swapper, self._board, log)
         self._place = Place(spec.name, host, port, self._started, grpc_port)
         self._requests = Requests(
             self._place, self._board, self._pool, swapper, self._roles, self._judge, self._follower, repository,
-            self._stop_soon, faults,
+            self._stop_soon, faults, staging,
         )  # fmt: skip
         self._control = ControlServer(spec.folder, self._requests.answer, log)
 

@@ -14,7 +14,10 @@ from modelyard.serving.auth.spec import SCOPES, AuthSpec, Scope, TlsSpec
 from modelyard.serving.route import MILLION
 from modelyard.serving.state import Page
 
-__all__ = ["Limits", "Live", "ServiceSpec", "WorkerSpec"]
+__all__ = ["STAGED", "Limits", "Live", "ServiceSpec", "WorkerSpec"]
+
+STAGED = "staged"
+"""Folder of uploads and of what becomes of them, in the service's."""
 
 DEFAULT_LOADER = "modelyard.serving.packaged"
 
@@ -27,6 +30,7 @@ class Limits(msgspec.Struct, frozen=True):
         rows: The most rows in one request.
         in_flight: The most requests that all workers together hold.
         body_seconds: How long a body may take to arrive: who sends slowly holds one of those places.
+        upload_bytes: The largest model that a client may upload.
         decompression_ratio: How many times its length a compressed body of more than 1 MiB may unpack to.
     """
 
@@ -34,6 +38,7 @@ class Limits(msgspec.Struct, frozen=True):
     rows: int = 100_000
     in_flight: int = 256
     body_seconds: float = 30.0
+    upload_bytes: int = 512 * 1024 * 1024
     decompression_ratio: int = 200
 
 
@@ -168,6 +173,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"]
     loader: str
     drain_seconds: float
+    uploads: Path | None = None
+    explicit: bool = True
     grpc: int | None = None
     """Descriptor of the socket for gRPC, or None."""
     auth: AuthSpec | None = None

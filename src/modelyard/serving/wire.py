@@ -55,6 +55,8 @@ __all__ = [
     "ShareStatus",
     "SlotLoad",
     "SlotStatus",
+    "StagePart",
+    "Staged",
     "StatusRequest",
     "StopRequest",
     "Stopping",
@@ -266,6 +268,15 @@ class UnloadRequest(_Frame, frozen=True, tag=True):
     model: str
 
 
+class StagePart(_Frame, frozen=True, tag=True):
+    """From a client: part of a candidate, as a file that is the supervisor's now; `own_proto`: no other is needed."""
+
+    part: Literal["model", "proto", "configuration"]
+    file: str
+    model: str | None = None
+    own_proto: bool = False
+
+
 class RepositoryIndexRequest(_Frame, frozen=True, tag=True):
     """From a client: which versions does the repository know, and which of them are served?"""
 
@@ -445,6 +456,20 @@ class RepositoryIndex(_Frame, frozen=True, tag=True):
     entries: tuple[RepositoryEntry, ...]
 
 
+class Staged(_Frame, frozen=True, tag=True):
+    """A part waits for those that are missing; or the set is served; or it is refused, with the status of HTTP.
+
+    `unfit` are operations of its proto file that do not fit the model.
+    """
+
+    staged: tuple[str, ...]
+    missing: tuple[str, ...]
+    unfit: tuple[str, ...] = ()
+    swapped: Swapped | None = None
+    refused: Failure | None = None
+    status: int = 200
+
+
 class Stopping(_Frame, frozen=True, tag=True):
     """The service drains and stops."""
 
@@ -469,9 +494,10 @@ ControlRequest = (
     | LoadRequest
     | UnloadRequest
     | RepositoryIndexRequest
+    | StagePart
     | StopRequest
 )
-ControlReply = ServiceStatus | Swapped | Routed | Unloaded | RepositoryIndex | Stopping | Failed
+ControlReply = ServiceStatus | Swapped | Routed | Unloaded | RepositoryIndex | Staged | Stopping | Failed
 
 
 class Ask(_Frame, frozen=True, tag=True):

@@ -86,7 +86,7 @@ class Worker:
         self._liaison = Liaison(self._channel.send)
         metrics = Metrics(self._page, self._slots, spec.workers)
         inference = Inference(self._slots, spec.limits, metrics, self._log, spec.worker, spec.workers)
-        routes = routes_of(inference, self._liaison, spec.auth, spec.tls)
+        routes = routes_of(inference, self._liaison, spec.auth, spec.tls, spec.uploads, explicit=spec.explicit)
         guard = guard_of(spec.auth, self._log, hosts=spec.hosts, anonymous=spec.anonymous)
         application = Application(routes, spec.limits, self._log, spec.worker, HttpCredentials(guard))
         self._server = HttpServer(application, self._loop, spec.listening, spec.worker, tls_arguments(spec.tls))

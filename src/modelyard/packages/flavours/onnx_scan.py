@@ -31,11 +31,19 @@ class Findings:
     Args:
         domains: Of operators, outside of functions that the file itself defines.
         locations: Paths of external data, as written in the file.
+        functions: Domains of the functions that the file itself defines.
+        numbers: Fields of the message itself.
     """
 
     domains: set[str] = field(default_factory=set)
     locations: set[str] = field(default_factory=set)
     functions: set[str] = field(default_factory=set)
+    numbers: set[int] = field(default_factory=set)
+
+    @property
+    def is_model(self) -> bool:
+        """Whether the file has a graph and says which operators it is written in, as every model does."""
+        return {7, 8} <= self.numbers
 
 
 def scan(data: bytes) -> Findings:
@@ -58,6 +66,8 @@ def _walk(data: memoryview, message: str, findings: Findings, depth: int) -> Non
         raise ValueError("the messages are nested too deep")
     steps = _STEP.get(message, {})
     for number, value in _fields(data):
+        if message == "Model":
+            findings.numbers.add(number)
         if value is None:
             continue
         if number in steps:

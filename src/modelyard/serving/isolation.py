@@ -70,6 +70,14 @@ class Isolation:
         operation = ask["operation"] or ""
         key = f"{sha256_file(upload)}/{hashlib.sha256(proto).hexdigest()}/{operation}"
         sandbox = self._taken(key)
+        if sandbox is not None:
+            try:
+                return self._asked(key, sandbox, ask, body, clock)
+            except SandboxLostError as error:
+                if error.late:
+                    raise
+            # It had answered before, and may have used up its time: this request gets one of its own.
+            sandbox = self._taken("")
         try:
             if sandbox is None:
                 sandbox = Sandbox(self._folder / secrets.token_hex(16), self._bounds)

@@ -47,6 +47,9 @@ class Bounds(msgspec.Struct, frozen=True):
 class SandboxLostError(RunError):
     """The process died before it answered, or took too long."""
 
+    late = False
+    """Whether it took too long."""
+
 
 class SandboxRefusedError(ModelyardError):
     """The process says why it did not do what it was asked.
@@ -114,7 +117,9 @@ class Sandbox:
             late = isinstance(error, TimeoutError)
             status = self.end()
             why = f"took longer than {self._bounds.seconds:g} s" if late else _death(status)
-            raise SandboxLostError(f"The process of the upload {why}.", remedy="Upload a smaller model.") from error
+            lost = SandboxLostError(f"The process of the upload {why}.", remedy="Upload a smaller model.")
+            lost.late = late
+            raise lost from error
         if "refused" in head:
             failure = msgspec.convert(head["refused"], Failure)
             raise SandboxRefusedError(head["status"], failure, joined=head["joined"])

@@ -7,10 +7,12 @@ import json
 import os
 import pickle
 import shutil
+import socket
 import stat
 import zipfile
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -371,6 +373,39 @@ def test_the_death_of_an_upload_is_its_own(served):
     workers = served.client.status().workers
     assert send(served, "POST", "/transformCSV", **parts).json == {"prediction": ["6.0"]}
     assert served.client.status().workers == workers
+
+
+def test_uploads_leave_room_for_predictions(served):
+    """Eight uploads that dawdle are all that a worker takes; it says so at once, and goes on predicting."""
+    port = int(served.client.url.rsplit(":", 1)[1])
+    head = (
+        "PUT /model HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n--"
+    )
+    slow = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(8)]
+    try:
+        for connection in slow:
+            connection.sendall(head.encode())
+        answer = served.until(lambda: (put := send(served, "PUT", "/model", model=b"x")).status == 429 and put)
+        assert answer.headers["retry-after"] == "1"
+        assert served.predict().json["rows"] == [{"value": 2.0}]
+    finally:
+        for connection in slow:
+            connection.close()
+    served.until(lambda: send(served, "PUT", "/model", model=b"x").status == 415)
+
+
+def test_a_client_library_is_understood(served):
+    """httpx writes its forms itself, with names and types of files."""
+    files = {
+        "csvFile": ("../rows.csv", b"x\n1\n", "text/csv"), "model": ("m.onnx", onnx_file([[2.5]])),
+        "proto": ("p.proto", TIMES, "text/plain"),
+    }  # fmt: skip
+    with httpx.Client(base_url=f"{served.client.url}/modelrunner", timeout=20) as client:
+        answer = client.post("/transformCSV", params={"operation": "transform"}, files=files)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/octet-stream")
+        assert answer.content == b"\n\x032.5"
+        assert client.put("/proto", files={"proto": TIMES.encode()}).json()["status"] == "ok"
 
 
 def test_a_larger_model_than_allowed_is_not_kept(service):

@@ -6,7 +6,8 @@ import asyncio
 import importlib
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from modelyard.serving.http.acumos_calls import Kind
 
 __all__ = ["AcumosUploads", "read_configuration"]
+
+UPLOADS = 8
+"""Models that a worker receives or tries at one moment; other requests have their places beside them."""
 
 CONFIGURATION_BYTES = 64 * 1024
 _KEYS = {
@@ -60,6 +64,7 @@ class AcumosUploads:
         self._incoming = folder / "incoming"
         self._explicit = explicit
         self._isolation = Isolation(folder / "work")
+        self._uploading = 0
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -87,7 +92,7 @@ class AcumosUploads:
         proto = query_of(request, "proto")
         if proto not in (None, "own"):
             raise HttpProblem(400, "malformed", "The parameter proto can't be followed.", remedy="Send proto=own.")
-        with self._inference.admitted():
+        with self._place():
             async with self._form(request, {}) as form:
                 return await self._stage(request, "model", form.file("model"), own_proto=proto == "own")
 
@@ -114,7 +119,7 @@ class AcumosUploads:
         """Answer a file by the model and the proto file that came with it; the slot is not touched."""
         wanted = acceptable(request.header("accept"), ANSWERS, OCTETS)
         name = "csvFile" if kind == "csv" else "jsonFile"
-        with self._inference.admitted():
+        with self._place():
             async with self._form(request, {name: self._inference.limits.body_bytes, "operation": 1024}) as form:
                 proto, body, upload = form.part("proto"), form.part(name), form.file("model")
                 operation = query_of(request, "operation") or form.text("operation") or None
@@ -146,6 +151,21 @@ class AcumosUploads:
             raise HttpProblem(
                 error.status, failure.code, failure.what, where=failure.where or None, remedy=failure.remedy or None
             ) from error
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Hold one of the few places for uploads of models: they take room on the disk, and time."""
+        if self._uploading >= UPLOADS:
+            raise HttpProblem(
+                429, "busy", f"More than {UPLOADS} uploads are in flight.", remedy="Try again.",
+                headers=(("retry-after", "1"),),
+            )  # fmt: skip
+        with self._inference.admitted():
+            self._uploading += 1
+            try:
+                yield
+            finally:
+                self._uploading -= 1
 
     def _form(self, request: Request, small: dict[str, int]) -> Any:
         limit = self._inference.limits.upload_bytes

@@ -21,7 +21,19 @@ from benchmarks.processes import Server, free_port
 
 from modelyard.serving.client import ServiceClient
 
-__all__ = ["SURFACES", "WORKERS", "Contender", "Running", "ceiling", "contenders", "other_surface", "ours", "wire"]
+__all__ = [
+    "SERVERS",
+    "SURFACES",
+    "WORKERS",
+    "Contender",
+    "Running",
+    "ceiling",
+    "contenders",
+    "other_surface",
+    "ours",
+    "service",
+    "wire",
+]
 
 WORKERS = 2
 SURFACES = ("plain", "oip", "binary")
@@ -90,6 +102,24 @@ def _flat(value: Any) -> list[float]:
     return [float(number) for number in np.asarray(value, np.float64).ravel()]
 
 
+def service(folder: Path, store: Path, *, collector: str | None = None, **options: Any) -> Server:
+    """Start a service of Modelyard that serves nothing yet.
+
+    Args:
+        folder: Where its own folder, `service`, is.
+        store: Folder of packages.
+        collector: A setting of the garbage collector that `servers/collector` knows; None leaves it alone.
+        options: Of the service.
+    """
+    given = {
+        "folder": str(folder / "service"), "store": str(store), "workers": WORKERS, "log_level": "warning", **options,
+    }  # fmt: skip
+    variables = peer_variables(folder) | {"PYTHONPATH": str(ROOT)}
+    if collector is not None:
+        variables |= {"PYTHONPATH": f"{SERVERS / 'collector'}:{ROOT}", "BENCH_COLLECTOR": collector}
+    return Server([sys.executable, str(SERVERS / "modelyard_service.py"), json.dumps(given)], folder, variables)
+
+
 def ours(subject: Subject, folder: Path, surface: str = "plain", **options: Any) -> Running:
     """Start a service of Modelyard.
 
@@ -99,12 +129,7 @@ def ours(subject: Subject, folder: Path, surface: str = "plain", **options: Any)
         surface: `plain`, `oip` (the Open Inference Protocol in JSON) or `binary` (its binary tensors).
         options: Of the service.
     """
-    given = {
-        "folder": str(folder / "service"), "store": str(subject.folder), "workers": WORKERS, "log_level": "warning",
-        **options,
-    }  # fmt: skip
-    variables = peer_variables(folder) | {"PYTHONPATH": str(ROOT)}
-    server = Server([sys.executable, str(SERVERS / "modelyard_service.py"), json.dumps(given)], folder, variables)
+    server = service(folder, subject.folder, **options)
     try:
         client = ServiceClient(folder / "service")
         client.wait_ready(60)

@@ -109,7 +109,7 @@ class OpenLoop:
         self._read()
 
     def send(self, kind: int) -> None:
-        """Send another of the requests from now on; returns when the process does so."""
+        """Send another of the requests from now on; returns when the last of the one before has been answered."""
         self._write(str(kind))
         self._read()
 
@@ -162,6 +162,7 @@ class _Loop:
         self._waiting: deque[_Flight] = deque()
         self._again: deque[tuple[float, _Flight]] = deque()
         self._kind = 0
+        self._changing = False
         self.samples: list[tuple[Any, ...]] = []
 
     def run(self) -> None:
@@ -191,9 +192,15 @@ class _Loop:
         line = sys.stdin.readline().strip()
         if not line.isdigit():
             return False
-        self._kind = int(line)
-        print(line, flush=True)
+        self._kind, self._changing = int(line), True
+        self._say_changed()
         return True
+
+    def _say_changed(self) -> None:
+        before = (*self._flying.values(), *self._waiting, *(flight for _, flight in self._again))
+        if all(flight.kind == self._kind for flight in before):
+            self._changing = False
+            print(self._kind, flush=True)
 
     def _deaf(self) -> int:
         read, self._end_of_nothing = socket.socketpair()
@@ -257,6 +264,8 @@ class _Loop:
         if self._version is not None and (found := self._version.search(flight.answer)):
             version = found[1].decode()
             content = zlib.crc32(flight.answer[flight.answer.find(self._content) :])
+        if self._changing:
+            self._say_changed()
         self.samples.append((flight.due, flight.begun, ended, flight.kind, status, version, content, flight.tries))
 
 

@@ -32,11 +32,18 @@ RATE, WORKERS = 200.0, 2
 PHASES = ("before", "during", "after")
 
 
-def build(store: Path, seed: int) -> str:
-    """Build the package of a 784-256-10 network with random weights, and return its name."""
+def build(store: Path, seed: int, *, field: str = "image", hidden: int = HIDDEN) -> str:
+    """Build the package of a 784-256-10 network with random weights, and return its name.
+
+    Args:
+        store: Where it is put.
+        seed: Of the weights, and in the name.
+        field: What the contract calls the pixels.
+        hidden: How wide the network is.
+    """
     generator = np.random.default_rng(seed)
-    first = generator.normal(0, 0.05, (PIXELS, HIDDEN)).astype(np.float32)
-    second = generator.normal(0, 0.05, (HIDDEN, CLASSES)).astype(np.float32)
+    first = generator.normal(0, 0.05, (PIXELS, hidden)).astype(np.float32)
+    second = generator.normal(0, 0.05, (hidden, CLASSES)).astype(np.float32)
     nodes = [
         helper.make_node("MatMul", ["input", "first"], ["hidden"]),
         helper.make_node("Relu", ["hidden"], ["active"]),
@@ -52,10 +59,10 @@ def build(store: Path, seed: int) -> str:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     folder = store / f".model-{seed}"
     save_model(
-        folder, flavour="onnx", model=model, inputs=[Field("image", "float32", (PIXELS,))],
+        folder, flavour="onnx", model=model, inputs=[Field(field, "float32", (PIXELS,))],
         prediction_type="classification", classes=list(range(CLASSES)),
     )  # fmt: skip
-    samples = Dataset({"image": generator.random((8, PIXELS)).astype(np.float32)})
+    samples = Dataset({field: generator.random((8, PIXELS)).astype(np.float32)})
     name = f"digits-{seed}"
     build_package(store / name, model=folder, samples=samples, name="digits", metrics={}, provenance={})
     return name

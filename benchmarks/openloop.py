@@ -120,16 +120,22 @@ class OpenLoop:
 
     def result(self) -> list[Sample]:
         """Wait for the end, and return all."""
-        assert self._process.stdin is not None
         line = self._read()
-        self._process.stdin.close()
         self._process.wait(10)
+        self._close()
         return [Sample(*one) for one in json.loads(line)]
 
     def kill(self) -> None:
         """End the process, whatever it does."""
         self._process.kill()
         self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
     def _write(self, line: str) -> None:
         assert self._process.stdin is not None

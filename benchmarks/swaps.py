@@ -93,9 +93,8 @@ class Story:
             # An answer whose version nobody ever swapped in is mixed as well.
             counts["mixed"] += self.expected.get(self.packages.get(one.version, "")) != one.content
             newest = self.acknowledged[place][1] if place >= 0 else None
-            if newest is not None and self.order.get(one.version, 0) < self.order[newest]:
-                fits = self.contracts[newest] == one.kind
-                counts["stale" if fits else "grace"] += 1
+            if newest is not None and self.order.get(one.version, len(self.order)) < self.order[newest]:
+                counts["stale" if self.contracts[newest] == one.kind else "grace"] += 1
         return counts | {"swaps": len(self.took), "flips": self.flips}
 
 
@@ -421,7 +420,7 @@ def promises(results: dict[str, Any]) -> list[Promise]:
     """Nothing fails, nothing is mixed up, nothing is stale, and little is slower."""
     own = results["modelyard"]
     of = (
-        f"of {own['requests']:,}, {own['swaps']:,} swaps, {own['flips']} of contract, "
+        f"of {own['requests']:,}, {own['swaps']:,} swaps, {own['flips']:,} of contract, "
         f"{own['injected']} failures injected"
     )
     none = [

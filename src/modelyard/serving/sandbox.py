@@ -83,6 +83,7 @@ class Sandbox:
         told = msgspec.json.encode({"bounds": bounds, "niceness": niceness}).decode()
         environment = {
             "PATH": os.defpath, "HOME": str(folder), "TMPDIR": str(folder), "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1",
+            "ORT_DISABLE_TELEMETRY": "1",
         }  # fmt: skip
         self._process = subprocess.Popen(
             # Isolated: neither the folder nor PYTHON variables say what is imported.

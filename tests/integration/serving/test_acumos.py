@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 
@@ -235,6 +236,18 @@ def test_an_upload_in_pieces_is_read_as_one(served):
             connection.sendall(body[place : place + 1])
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert b'{"rows":[{"value":2.0},{"value":4.0}]}' in answer
+
+
+def test_a_form_in_chunks_is_read_as_one(served):
+    """As Java's clients send it: of unknown length, and whole by its last boundary."""
+    body, kind = form(("csvFile", "x\n1\n2\n"))
+    port = int(served.client.url.rsplit(":", 1)[1])
+    for pieces, status in (((body[:40], body[40:]), 200), ((body[:40],), 400)):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        headers = {"content-type": kind["content_type"], "transfer-encoding": "chunked"}
+        connection.request("POST", "/transformCSVDefault", iter(pieces), headers, encode_chunked=True)
+        assert connection.getresponse().status == status
+        connection.close()
 
 
 def test_several_models_must_be_told_apart(served):

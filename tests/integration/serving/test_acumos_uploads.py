@@ -189,6 +189,22 @@ def test_a_kill_between_the_swap_and_its_account_is_no_second_swap(service):
     assert send(service, "PUT", "/proto", proto=TIMES).json["missing"] == ["model"]
 
 
+def test_clients_of_the_operation_before_have_their_grace(explicit):
+    """Another contract with another operation: who calls the old one is answered by the old model, for a while."""
+    for text, weights in ((TIMES, [[2.0]]), (TWO.replace("transform", "other"), [[1.0], [1.0]])):
+        assert send(explicit, "PUT", "/model", model=onnx_file(weights)).status == 200
+        assert send(explicit, "PUT", "/proto", proto=text).status == 200
+    answers = {
+        operation: explicit.request(
+            "POST", f"/model/methods/{operation}", json.dumps({"rows": [row]}), content_type="application/json"
+        )
+        for operation, row in (("other", {"a": 1, "b": "2"}), ("transform", {"x": 3}), ("nope", {}))
+    }
+    assert (answers["other"].json, answers["transform"].json) == ({"prediction": [3.0]}, {"prediction": ["6.0"]})
+    assert answers["transform"].headers["x-model-version"] == "v0.0.1+staged"
+    assert (answers["nope"].status, "other" in answers["nope"].json["remedy"]) == (404, True)
+
+
 def test_a_service_that_follows_releases_takes_none(service):
     service.options |= {"loader": REAL, "workers": 1, "follow": True}
     (service.root / "store").mkdir()

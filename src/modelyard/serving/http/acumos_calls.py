@@ -15,7 +15,7 @@ import msgspec
 from google.protobuf.message import Message
 
 from modelyard.contracts import Columns
-from modelyard.errors import ContractError
+from modelyard.errors import ContractError, NotFoundError
 from modelyard.packages.codecs.proto import render
 from modelyard.packages.codecs.proto_bridge import Bridge
 from modelyard.packages.codecs.proto_csv import from_csv
@@ -63,6 +63,8 @@ class Call:
         schema: Schema | None = None,
     ) -> None:
         self.refused: Mapping[int, ContractError] | None = None
+        self.missing: NotFoundError | None = None
+        """Why there is no such operation, where that is what is wrong."""
         self._kind = kind
         self._operation = operation
         self._wanted = wanted
@@ -74,10 +76,14 @@ class Call:
         """Return the columns that a body asks about; safe in any thread.
 
         Raises:
-            NotFoundError: There is no such operation.
-            ContractError: The messages do not fit the model, or the body not the messages.
+            ContractError: There is no such operation (see `missing`), its messages do not fit the model, or the body
+                does not fit the messages.
         """
-        bridge = self._bridge(served)
+        try:
+            bridge = self._bridge(served)
+        except NotFoundError as error:
+            self.missing = self.missing or error
+            raise ContractError(error.what, remedy=error.remedy) from error
         message, kept, refused = self._message(bridge.operation, body, aligned=bridge.aligned)
         if self._by_rows:
             columns, more = bridge.readable(message, self._max_rows)

@@ -16,7 +16,7 @@ import msgspec
 
 from modelyard.errors import RefusedError
 from modelyard.files import write_atomically
-from modelyard.serving.http.acumos import ANSWERS, OCTETS, PREFIXES, PROTO_BYTES, by_rows, query_of
+from modelyard.serving.http.acumos import ANSWERS, OCTETS, PREFIXES, PROTO_BYTES, by_rows, parsed, query_of
 from modelyard.serving.http.forms import open_form
 from modelyard.serving.http.negotiation import acceptable
 from modelyard.serving.http.routing import Answering, Endpoint, Request, Response, Route
@@ -102,7 +102,7 @@ class AcumosUploads:
         with self._inference.admitted():
             async with open_form(request, {"proto": PROTO_BYTES}) as form:
                 text = form.part("proto")
-            await asyncio.to_thread(_calls().parse, text)
+            await parsed(text)
             return await self._stage(request, "proto", await self._written(text))
 
     async def put_configuration(self, request: Request) -> Response:
@@ -123,9 +123,8 @@ class AcumosUploads:
             async with self._form(request, {name: self._inference.limits.body_bytes, "operation": 1024}) as form:
                 proto, body, upload = form.part("proto"), form.part(name), form.file("model")
                 operation = query_of(request, "operation") or form.text("operation") or None
-                calls = _calls()
-                schema = await asyncio.to_thread(calls.parse, proto)
-                calls.find_operation(schema, operation)
+                schema = await parsed(proto)
+                _calls().find_operation(schema, operation)
                 ask = {
                     "kind": kind, "operation": operation, "wanted": wanted, "by_rows": by_rows(request, kind),
                     "max_rows": self._inference.limits.rows,

@@ -101,13 +101,16 @@ class BodyReader:
             raise _too_large(limit)
         return b"".join(pieces)
 
-    async def stream(self, scope: Scope, exchange: Exchange, *, body_bytes: int) -> AsyncIterator[bytes]:
+    async def stream(
+        self, scope: Scope, exchange: Exchange, *, body_bytes: int, self_delimiting: bool = False
+    ) -> AsyncIterator[bytes]:
         """Yield a body that is too large to be held, piece by piece; each may take as long as a whole small one.
 
         Args:
             scope: The request's head.
             exchange: Where the body comes from.
             body_bytes: How long it may be.
+            self_delimiting: As for `read`.
 
         Raises:
             HttpProblem: As `read`.
@@ -115,9 +118,9 @@ class BodyReader:
         if coding_of(scope.headers.get("content-encoding")) is not None:
             raise HttpProblem(415, "content-encoding", "The body is compressed.", remedy="Send it uncompressed.")
         announced = scope.headers.get("content-length")
-        if announced is None:
+        if announced is None and not self_delimiting:
             raise HttpProblem(411, "length-required", "The body needs its length.", remedy="Send Content-Length.")
-        if int(announced) > body_bytes:
+        if announced is not None and int(announced) > body_bytes:
             raise _too_large(body_bytes)
         pieces = aiter(exchange)
         size = 0
@@ -132,8 +135,10 @@ class BodyReader:
             except CONNECTION_LOST:
                 raise _incomplete() from None
             size += len(piece)
+            if size > body_bytes:
+                raise _too_large(body_bytes)
             yield piece
-        if size != int(announced):
+        if announced is not None and size != int(announced):
             raise _incomplete()
 
 

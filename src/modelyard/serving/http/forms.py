@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,10 @@ __all__ = ["MAXIMUM_PARTS", "Form", "open_form"]
 MAXIMUM_PARTS = 16
 """Of one form, those that nobody asked for included."""
 
+SLOWEST = 16 * 1024
+"""Bytes in a second, on average, once the form has had its patience: who sends slower holds a place for hours."""
+
+PATIENCE = 30.0
 _OVERHEAD = 64 * 1024
 _WRITE = 1024 * 1024
 _CLOSE = (("connection", "close"),)
@@ -81,7 +86,7 @@ async def open_form(
         folder: Where those files go.
 
     Raises:
-        HttpProblem: 400 no form, cut off, a part twice; 408 too slow; 411 no length; 413 too large or too many parts;
+        HttpProblem: 400 no form, cut off, a part twice; 408 too slow; 413 too large or too many parts;
             415 no multipart/form-data.
         StorageError: A file can't be written.
     """
@@ -112,14 +117,21 @@ class _Reading:
         parser = PushMultipartParser(_boundary(request), max_segment_count=MAXIMUM_PARTS)
         most = sum(self._limits.values()) + _OVERHEAD
         problem: HttpProblem | None = None
-        received = 0
+        received, started = 0, time.monotonic()
+        # The last boundary says where a form ends, so one of unknown length may come in chunks.
+        pieces = request.bodies.stream(
+            request.scope, request.exchange, body_bytes=most + DISCARD, self_delimiting=True
+        )  # fmt: skip
         try:
-            async for piece in request.bodies.stream(request.scope, request.exchange, body_bytes=most + DISCARD):
+            async for piece in pieces:
                 received += len(piece)
+                if received < SLOWEST * (time.monotonic() - started - PATIENCE):
+                    raise HttpProblem(
+                        408, "timeout", f"The form arrives at less than {SLOWEST} bytes in a second.",
+                        remedy="Send it at once.", headers=_CLOSE,
+                    )  # fmt: skip
                 if problem is not None:
                     # Most clients read no answer before they have written all: the rest is read and dropped.
-                    if received > most + DISCARD:
-                        break
                     continue
                 try:
                     await self._feed(parser, piece)

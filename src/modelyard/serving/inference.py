@@ -29,6 +29,7 @@ from modelyard.serving.shadowing import Shadowing
 from modelyard.serving.slots import Generation, Slot, Slots
 from modelyard.serving.spec import Limits
 from modelyard.serving.state import Page
+from modelyard.serving.tracing import Trace, Tracer
 
 __all__ = ["Decode", "Encode", "Inference", "Taken", "model_missing"]
 
@@ -68,6 +69,8 @@ class Inference:
         self.computing = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self.batcher = Batcher(self.computing, limits.rows)
         self.shadowing = Shadowing()
+        self.tracer: Tracer | None = None
+        """Begins traces, where somebody wants any."""
         self._page = slots.page
         self._workers = workers
 
@@ -79,6 +82,7 @@ class Inference:
         key: Callable[[], str | None] | None = None,
         version: str | None = None,
         label: str | None = None,
+        trace: Trace | None = None,
     ) -> Taken:
         """Take the generation that answers; leave it by `with`.
 
@@ -88,6 +92,7 @@ class Inference:
             key: Says what the client is known by: while there is a canary, it gets the same of the two each time.
             version: Such as `v1.2.0`: that one alone may answer.
             label: `stable`, `canary` or one that was given by hand: what it names alone may answer.
+            trace: Is told what answered.
 
         Raises:
             HttpProblem: 404 no such model, version or label; 429 too many requests in flight; 503 not loaded.
@@ -115,7 +120,7 @@ class Inference:
             self.metrics.answered(name if name in self.slots else "", "", problem.status, time.perf_counter() - started)
             raise
         pinned = version is not None or label is not None
-        return Taken(self, slot, generation, request_id, started, pinned=pinned)
+        return Taken(self, slot, generation, request_id, started, pinned=pinned, trace=trace)
 
     def slot(self, name: str) -> Slot:
         """Return the slot of a model; raises HttpProblem 404 or 503 where there is none."""
@@ -166,9 +171,10 @@ class Taken:
         request_id: For the log.
         started: Seconds on the clock of `time.perf_counter`.
         pinned: Whether the client named a version or label, so that no other may answer, and no shadow sees it.
+        trace: Is told what answered, or None.
     """
 
-    __slots__ = ("_inference", "_pinned", "_request_id", "_slot", "_started", "generation", "rows")
+    __slots__ = ("_inference", "_pinned", "_request_id", "_slot", "_started", "_trace", "generation", "rows")
 
     def __init__(
         self,
@@ -179,12 +185,14 @@ class Taken:
         started: float,
         *,
         pinned: bool = False,
+        trace: Trace | None = None,
     ) -> None:
         self._inference = inference
         self._pinned = pinned
         self._slot = slot
         self._request_id = request_id
         self._started = started
+        self._trace = trace
         self.generation = generation
         self.rows = 0
 
@@ -209,10 +217,13 @@ class Taken:
         inference.metrics.answered(model, version, status, seconds)
         if generation.stats is not None:
             generation.stats.answered(status, seconds)
+        trace = self._trace
+        if trace is not None:
+            trace.served(model, version, generation.number, self.rows)
         if inference.log_requests:
             inference.log.debug(
                 "request", request=self._request_id, model=model, version=version, status=status, rows=self.rows,
-                seconds=seconds, generation=generation.number,
+                seconds=seconds, generation=generation.number, **(trace.fields if trace is not None else {}),
             )  # fmt: skip
 
     async def answer(

@@ -41,6 +41,7 @@ from modelyard.serving.spec import Limits, Live, ServiceSpec
 from modelyard.serving.staging import Shelf, Staging
 from modelyard.serving.state import Committed, CommittedFile, GenerationRecord, Page, SlotRecord
 from modelyard.serving.swap import Swapper
+from modelyard.serving.tracers import check_tracing
 from modelyard.serving.wire import ControlReply, ControlRequest, Role, failure_of
 
 __all__ = ["Limits", "Live", "ServiceSpec", "run_service"]
@@ -82,6 +83,7 @@ def run_service(
     if spec.grpc_port is not None:
         _check_grpc()
     log = Log(spec.log_level, service=spec.name, pid=os.getpid())
+    check_tracing(spec.otel_endpoint)
     if spec.tls is not None:
         check_tls(spec.tls)
     if spec.auth is not None:

@@ -115,6 +115,8 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Without `auth`: names besides loopback's that the service is called by, such as what a proxy puts into `Host`."""
     anonymous: tuple[Scope, ...] = SCOPES
     """Without `auth`: what everybody on this machine may do."""
+    otel_endpoint: str | None = None
+    """Where a collector takes spans by OTLP over HTTP; None: where OpenTelemetry's own variables say, if they do."""
 
     def check(self) -> None:
         """Raise an error where the service can't be.
@@ -181,6 +183,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     tls: TlsSpec | None = None
     hosts: tuple[str, ...] = ()
     anonymous: tuple[Scope, ...] = SCOPES
+    otel_endpoint: str | None = None
 
     def text(self) -> str:
         """Return it as one word of a command line; there is no secret in it."""

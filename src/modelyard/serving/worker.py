@@ -37,6 +37,7 @@ from modelyard.serving.observer import Observer
 from modelyard.serving.slots import Generation, Slots
 from modelyard.serving.spec import WorkerSpec
 from modelyard.serving.state import GenerationRecord, Page
+from modelyard.serving.tracers import tracer_of
 from modelyard.serving.wire import (
     Abort,
     Accept,
@@ -86,9 +87,10 @@ class Worker:
         self._liaison = Liaison(self._channel.send)
         metrics = Metrics(self._page, self._slots, spec.workers)
         inference = Inference(self._slots, spec.limits, metrics, self._log, spec.worker, spec.workers)
+        self._tracer = inference.tracer = tracer_of(spec.otel_endpoint, spec.service, self._log)
         routes = routes_of(inference, self._liaison, spec.auth, spec.tls, spec.uploads, explicit=spec.explicit)
         guard = guard_of(spec.auth, self._log, hosts=spec.hosts, anonymous=spec.anonymous)
-        application = Application(routes, spec.limits, self._log, spec.worker, HttpCredentials(guard))
+        application = Application(routes, spec.limits, self._log, spec.worker, HttpCredentials(guard), self._tracer)
         self._server = HttpServer(application, self._loop, spec.listening, spec.worker, tls_arguments(spec.tls))
         self._grpc = self._grpc_server(inference, guard) if spec.grpc is not None else None
         self._accept = asyncio.Event()
@@ -111,6 +113,8 @@ class Worker:
         threading.Thread(target=Observer(self._slots, self._channel.send).run, name="observer", daemon=True).start()
         self._beat()
         self._loop.run_until_complete(self._serve())
+        if self._tracer is not None:
+            self._tracer.close()
         return 0
 
     async def _serve(self) -> None:

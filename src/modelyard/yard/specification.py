@@ -53,6 +53,7 @@ def specification(
         grpc_port=0 if grpc_port is None and settings.serve_grpc else grpc_port,
         workers=workers or settings.serve_workers,
         log_level=settings.log_level,
+        otel_endpoint=settings.otel_endpoint,
         control="explicit" if explicit else "released",
         **promises_of(_services(yard, name)),
         **access_of(settings, yard.project),

@@ -23,6 +23,7 @@ from modelyard.serving.loading import Served
 from modelyard.serving.problems import HttpProblem, problem_of
 from modelyard.serving.slots import Generation, Slot
 from modelyard.serving.state import Page
+from modelyard.serving.tracing import Trace
 
 __all__ = ["SERVICE", "OpenInference"]
 
@@ -100,8 +101,23 @@ class OpenInference:
 
     async def model_infer(self, call: Call, request: Any) -> Message:
         """Predict."""
+        tracer = self._inference.tracer
+        if tracer is None:
+            return await self._infer(call, request, None)
+        name = f"{SERVICE}/ModelInfer"
+        attributes = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": "ModelInfer",
+                      "modelyard.request_id": call.request_id}  # fmt: skip
+        parent, state = call.metadata(b"traceparent"), call.metadata(b"tracestate")
+        with tracer.begin(name, attributes, parent, state) as trace:
+            return await self._infer(call, request, trace)
+
+    async def _infer(self, call: Call, request: Any, trace: Trace | None) -> Message:
         with self._inference.take(
-            request.model_name, call.request_id, key=lambda: _routing_key(call), version=request.model_version or None
+            request.model_name,
+            call.request_id,
+            key=lambda: _routing_key(call),
+            version=request.model_version or None,
+            trace=trace,
         ) as taken:
             call.named = named(taken.generation)
             answer = await taken.answer(request, _decode, lambda g, o: _encode(request, g, o), size=request.ByteSize())

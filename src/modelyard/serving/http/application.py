@@ -7,16 +7,19 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
 from modelyard.serving.http.body import BodyReader
-from modelyard.serving.http.routing import Access, Request, Response, Route, Router
+from modelyard.serving.http.routing import Access, Endpoint, Request, Response, Route, Router
 from modelyard.serving.http.rsgi import Exchange, RsgiHeaders, Scope
 from modelyard.serving.logs import Log
 from modelyard.serving.problems import MEDIA_TYPE, HttpProblem, problem_of
 from modelyard.serving.request_ids import RequestIds
 from modelyard.serving.spec import Limits
+from modelyard.serving.tracing import Tracer, trace_fields
 
 __all__ = ["Application", "HttpGuard"]
 
 LONGEST_DEADLINE = 3600.0
+TRACED = frozenset({"infer", "load", "promote"})
+"""What has a span; a probe every second would only bury them."""
 
 
 class HttpGuard(Protocol):
@@ -35,15 +38,23 @@ class Application:
         log: Of this worker.
         worker: Its number, from 0.
         guard: Who may do what; None lets everybody do everything.
+        tracer: Begins traces; None where nobody wants any.
     """
 
     def __init__(
-        self, routes: Sequence[Route], limits: Limits, log: Log, worker: int, guard: HttpGuard | None = None
+        self,
+        routes: Sequence[Route],
+        limits: Limits,
+        log: Log,
+        worker: int,
+        guard: HttpGuard | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.router = Router(routes)
         self._bodies = BodyReader(limits)
         self._log = log
         self._guard = guard
+        self._tracer = tracer
         self._ids = RequestIds(worker)
 
     async def __call__(self, scope: Scope, exchange: Exchange) -> None:
@@ -62,14 +73,13 @@ class Application:
                 model = parameters[route.model] if route.model is not None else None
                 request.principal = self._guard.check(scope, headers, endpoint.access, model)
             timeout = headers.get("x-request-timeout")
-            if timeout is None:
-                response = await endpoint.handler(request)
-            else:
-                response = await self._in_time(endpoint.handler(request), timeout)
+            tracer = self._tracer
+            answering = endpoint.handler(request) if tracer is None else _traced(tracer, request, route, endpoint)
+            response = await (answering if timeout is None else self._in_time(answering, timeout))
             response.headers.append(("x-request-id", request_id))
             exchange.response_bytes(response.status, response.headers, b"" if method == "HEAD" else response.body)
         except Exception as error:
-            self._answer_problem(scope, exchange, error, request_id, request.named if request else ())
+            self._answer_problem(scope, exchange, error, request_id, request)
 
     async def _in_time(self, answering: Coroutine[Any, Any, Response], given: str) -> Response:
         """Answer within the seconds that the client still waits."""
@@ -95,14 +105,36 @@ class Application:
         exchange: Exchange,
         error: Exception,
         request_id: str,
-        named: Sequence[tuple[str, str]],
+        request: Request | None,
     ) -> None:
         problem = problem_of(error)
+        named = request.named if request is not None else ()
+        trace = request.trace if request is not None else None
+        traced = trace_fields(scope.headers.get("traceparent")) if trace is None else trace.fields
         if problem.status >= 500 and problem.code != "not-ready":
-            self._log.error("request-failed", request=request_id, status=problem.status, reason=repr(error)[:500])
+            self._log.error(
+                "request-failed", request=request_id, status=problem.status, reason=repr(error)[:500], **traced
+            )
         else:
-            self._log.info("request-refused", request=request_id, status=problem.status, code=problem.code)
+            self._log.info("request-refused", request=request_id, status=problem.status, code=problem.code, **traced)
         headers = [("content-type", MEDIA_TYPE), *problem.headers, *named, ("x-request-id", request_id)]
         exchange.response_bytes(
             problem.status, headers, problem.document(request_id, error=scope.path.startswith("/v2"))
         )
+
+
+async def _traced(tracer: Tracer, request: Request, route: Route, endpoint: Endpoint) -> Response:
+    """Answer within a trace."""
+    if endpoint.access not in TRACED:
+        return await endpoint.handler(request)
+    method = request.scope.method
+    attributes = {
+        "http.request.method": method, "http.route": route.pattern, "url.path": request.scope.path,
+        "modelyard.request_id": request.id,
+    }  # fmt: skip
+    parent, state = request.header("traceparent"), request.header("tracestate")
+    with tracer.begin(f"{method} {route.pattern}", attributes, parent, state) as trace:
+        request.trace = trace
+        response = await endpoint.handler(request)
+        trace.status = response.status
+        return response

@@ -79,7 +79,9 @@ class OpenInference:
 
     async def _infer(self, request: Request, name: str, version: str | None = None) -> Response:
         length = _header_length(request.header(HEADER_LENGTH))
-        with self._inference.take(name, request.id, key=request.routing_key, version=version) as taken:
+        with self._inference.take(
+            name, request.id, key=request.routing_key, version=version, trace=request.trace
+        ) as taken:
             request.named = taken.generation.headers
             body = await request.body(self_delimiting=length is None)
             asked: tensors.Request | None = None

@@ -60,7 +60,12 @@ class Plain:
         kind = media_type(request.header("content-type"), KINDS)
         wanted = acceptable(request.header("accept"), KINDS, kind)
         with self._inference.take(
-            request.parameters[0], request.id, key=request.routing_key, version=version, label=label
+            request.parameters[0],
+            request.id,
+            key=request.routing_key,
+            version=version,
+            label=label,
+            trace=request.trace,
         ) as taken:
             request.named = taken.generation.headers
             body = await request.body(self_delimiting=kind in SELF_DELIMITING)

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from modelyard.serving.http.body import BodyReader
 from modelyard.serving.http.rsgi import Exchange, Headers, Scope
 from modelyard.serving.problems import HttpProblem
+from modelyard.serving.tracing import Trace
 
 __all__ = ["Access", "Answering", "Endpoint", "Handler", "Request", "Response", "Route", "Router"]
 
@@ -40,7 +41,7 @@ class Request:
         bodies: Reads its body within the limits.
     """
 
-    __slots__ = ("bodies", "exchange", "id", "named", "parameters", "principal", "scope")
+    __slots__ = ("bodies", "exchange", "id", "named", "parameters", "principal", "scope", "trace")
 
     def __init__(
         self, scope: Scope, exchange: Exchange, request_id: str, parameters: tuple[str, ...], bodies: BodyReader
@@ -54,6 +55,8 @@ class Request:
         """Who asks, where that is known."""
         self.named: Sequence[tuple[str, str]] = ()
         """Headers that name the generation; an answer that tells of an error has them too."""
+        self.trace: Trace | None = None
+        """Its trace, where somebody wants one."""
 
     def header(self, name: str) -> str | None:
         """Return a header by its name in lower case."""

@@ -27,7 +27,7 @@ class KillAt(Faults):
 
 PLAIN = (
     "control", "error_rate", "p99_seconds", "minimum_requests", "grace_seconds", "canary_ppm", "canary_seconds",
-    "hang_seconds", "memory", "grpc_port",
+    "hang_seconds", "memory", "grpc_port", "otel_endpoint", "log_level",
 )  # fmt: skip
 """Values of a ServiceSpec that a test may set."""
 
@@ -70,9 +70,10 @@ def main() -> None:
             time.sleep(0.01)
         return False
 
+    options.setdefault("log_level", "debug")
     spec = ServiceSpec(
         name=options.get("name", "dev"), folder=Path(options["folder"]), host=options.get("host", "127.0.0.1"),
-        workers=options.get("workers", 2), limits=Limits(**options.get("limits", {})), log_level="debug",
+        workers=options.get("workers", 2), limits=Limits(**options.get("limits", {})),
         loader=options.get("loader", "double_loader"), drain_seconds=options.get("drain_seconds", 5.0),
         prepare_seconds=options.get("prepare_seconds", 60.0),
         **{name: options[name] for name in PLAIN if name in options},

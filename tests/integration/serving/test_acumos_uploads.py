@@ -424,6 +424,29 @@ def test_a_client_library_is_understood(served):
         assert client.put("/proto", files={"proto": TIMES.encode()}).json()["status"] == "ok"
 
 
+def test_a_model_that_wants_all_memory_is_refused_and_nobody_else_pays(served):
+    """Forty bytes of ONNX that ask for 40 GB of ones."""
+    size = numpy_helper.from_array(np.array([100_000, 100_000], dtype=np.int64), "size")
+    graph = helper.make_graph(
+        [
+            helper.make_node("ConstantOfShape", ["size"], ["ones"]),
+            helper.make_node("ReduceSum", ["ones"], ["sum"], keepdims=0),
+            helper.make_node("Add", ["input", "sum"], ["scores"]),
+        ],
+        "greedy",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 1])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 1])],
+        [size],
+    )
+    greedy = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+    workers = served.client.status().workers
+    assert send(served, "PUT", "/model", model=greedy).status == 422
+    answer = send(served, "POST", "/transformCSV", csvFile="x\n1\n", model=greedy, proto=TIMES)
+    assert answer.status == 422
+    assert served.client.status().workers == workers
+    assert served.predict().json["rows"] == [{"value": 2.0}]
+
+
 def test_a_larger_model_than_allowed_is_not_kept(service):
     service.options |= {"loader": REAL, "workers": 1, "limits": {"upload_bytes": 10_000}}
     service.start()

@@ -200,8 +200,12 @@ class Pool:
             anonymous=self._spec.anonymous,
             otel_endpoint=self._spec.otel_endpoint,
         )
-        # One thread for each library: a request is one unit of work, and there is a worker for each core.
-        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._metrics), "OMP_NUM_THREADS": "1"}
+        # One thread for each library: a request is one unit of work, and there is a worker for each core. And
+        # onnxruntime would keep an account of its use in the user's home.
+        environment = {
+            **os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._metrics), "OMP_NUM_THREADS": "1",
+            "ORT_DISABLE_TELEMETRY": "1",
+        }  # fmt: skip
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "modelyard.serving.worker", spec.text()],
             env=environment,

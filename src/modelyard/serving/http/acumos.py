@@ -12,11 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs
 
+from modelyard.errors import ContractError
 from modelyard.serving.http.forms import Form, open_form
 from modelyard.serving.http.negotiation import acceptable, media_type
 from modelyard.serving.http.routing import Answering, Endpoint, Request, Response, Route
-from modelyard.serving.inference import Inference
-from modelyard.serving.loading import JSON
+from modelyard.serving.inference import Inference, Taken
+from modelyard.serving.loading import JSON, Served
 from modelyard.serving.problems import HttpProblem
 from modelyard.serving.state import Page
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from modelyard.packages.codecs.proto_schema import Schema
     from modelyard.serving.http.acumos_calls import Call, Kind
 
-__all__ = ["OCTETS", "PREFIXES", "PROTOBUF", "Acumos", "query_of"]
+__all__ = ["OCTETS", "PREFIXES", "PROTOBUF", "Acumos", "parsed", "query_of"]
 
 PREFIXES = ("", "/modelrunner")
 """The original has the second one as its context path."""
@@ -89,6 +90,7 @@ class Acumos:
         ) as taken:
             request.named = taken.generation.headers
             async with self._form(request, kind) as form:
+                await _prepare(taken.generation.served)
                 call = self._call(request, form, kind, wanted)
                 answer = await self._beside(partial(call.carry, taken.generation.served, form.part(_file(kind))))
             return Response(200, [("content-type", wanted), *taken.generation.headers, *call.headers()], answer)
@@ -109,8 +111,9 @@ class Acumos:
         ) as taken:
             request.named = taken.generation.headers
             async with self._form(request, kind) as form:
+                await _prepare(taken.generation.served)
                 call, body = self._call(request, form, kind, wanted), form.part(_file(kind))
-            answer = await taken.answer(body, call.decode, call.encode, beside=len(body) > SMALL_BODY)
+            answer = await _answered(taken, body, call, beside=len(body) > SMALL_BODY)
             return Response(200, [("content-type", wanted), *taken.generation.headers, *call.headers()], answer)
 
     def method(self, request: Request) -> Answering:
@@ -127,11 +130,12 @@ class Acumos:
         with self._inference.take(name, request.id, key=request.routing_key, trace=request.trace) as taken:
             request.named = taken.generation.headers
             body = await request.body(self_delimiting=kind == JSON)
+            await _prepare(taken.generation.served)
             call: Call = _calls().Call(
                 "json" if kind == JSON else "binary", operation, wanted, max_rows=self._inference.limits.rows
             )
             beside = kind == JSON and len(body) > SMALL_BODY
-            answer = await taken.answer(body, call.decode, call.encode, beside=beside)
+            answer = await _answered(taken, body, call, beside=beside)
             return Response(200, [("content-type", wanted), *taken.generation.headers], answer)
 
     async def metadata(self, request: Request) -> Response:
@@ -182,11 +186,33 @@ class Acumos:
         return call
 
     async def _schema(self, text: bytes) -> Schema:
-        schema: Schema = await asyncio.to_thread(_calls().parse, text)
-        return schema
+        return await parsed(text)
 
     async def _beside(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._inference.computing, work)
+
+
+async def parsed(text: bytes) -> Schema:
+    """Return what a proto file says, read in a thread; raises InputError with line and column."""
+    schema: Schema = await asyncio.to_thread(lambda: _calls().parse(text))
+    return schema
+
+
+async def _prepare(served: Served) -> None:
+    """Read the model's own proto file in a thread, once for each generation."""
+    if "acumos-schema" not in served.kept:
+        await asyncio.to_thread(lambda: _calls().schema_of(served))
+
+
+async def _answered(taken: Taken, body: bytes, call: Call, *, beside: bool) -> bytes:
+    try:
+        return await taken.answer(body, call.decode, call.encode, beside=beside)
+    except ContractError as error:
+        # That there is no such operation was told as a misfit, so that a generation in grace could have it.
+        missing = call.missing
+        if missing is None:
+            raise
+        raise HttpProblem(404, missing.code, missing.what, remedy=missing.remedy) from error
 
 
 def query_of(request: Request, name: str) -> str | None:

@@ -193,7 +193,7 @@ class Staging:
             self._write(candidate.emptied())
             self._sweep()
             return self._refused(error)
-        self._write(_Candidate(count=candidate.count + 1))
+        self._write(_Candidate(count=candidate.count + swapped.changed))
         self._sweep()
         return Staged((), (), tuple(made["unfit"]), swapped)
 

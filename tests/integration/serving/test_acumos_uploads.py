@@ -175,6 +175,20 @@ def test_parts_survive_a_kill_and_so_does_what_they_became(explicit):
     assert predicted(explicit) == ["18.0"]
 
 
+def test_a_damaged_account_of_what_waits_is_told_and_begun_anew(explicit):
+    assert send(explicit, "PUT", "/model", model=onnx_file([[4.0]])).status == 200
+    explicit.kill()
+    (explicit.folder / "staged" / "candidate.json").write_bytes(b"\x00{")
+    (explicit.folder / "staged" / "incoming" / "half").write_bytes(b"of an upload")
+    explicit.start()
+    assert any(event["event"] == "staged-unreadable" for event in explicit.events)
+    assert send(explicit, "PUT", "/proto", proto=TIMES).json["missing"] == ["model"]
+    assert send(explicit, "PUT", "/model", model=onnx_file([[5.0]])).status == 200
+    assert predicted(explicit) == ["15.0"]
+    again = [send(explicit, "PUT", "/model", model=onnx_file([[5.0]])), send(explicit, "PUT", "/proto", proto=TIMES)]
+    assert again[1].json["generation"] == 1, "what is served already changes nothing"
+
+
 def test_a_kill_between_the_swap_and_its_account_is_no_second_swap(service):
     service.options |= {"loader": REAL, "workers": 1}
     service.start(kill_at="word-stored")

@@ -206,7 +206,7 @@ class Supervisor:
         self._control.start()
         self._judge.start()
         threading.Thread(target=self._look_after, name="watch", daemon=True).start()
-        with _signals(self._stop_soon):
+        with _signals(self._stop_soon, self._wake_write):
             self._log.info(
                 "started", host=place.host, port=place.port, grpc_port=place.grpc_port, workers=self._spec.workers
             )
@@ -350,7 +350,7 @@ def _metrics_folder(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
+def _signals(stop: Callable[[], None], wake: int) -> Iterator[None]:
     """Stop on SIGTERM and SIGINT, where this is the process's main thread; another thread is never told of signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -360,8 +360,11 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
         stop()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    # Python runs a handler when the main thread is awake; one that is about to wait would not be, and sleep on.
+    waker = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     try:
         yield
     finally:
+        signal.set_wakeup_fd(waker)
         for number, handler in before.items():
             signal.signal(number, handler)

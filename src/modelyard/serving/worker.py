@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import hashlib
 import os
 import signal
@@ -122,6 +123,9 @@ class Worker:
         stop = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait((accept, stop), return_when=asyncio.FIRST_COMPLETED)
         if self._accept.is_set():
+            # What is there now stays: a full collection that went through it would stop the event loop for 6 ms.
+            gc.collect()
+            gc.freeze()
             self._server.start()
             if self._grpc is not None:
                 self._grpc.start()

@@ -85,6 +85,12 @@ PARAMETERS: dict[str, Schema] = {
         "description": "Of the model; it may be a part of the form instead.",
         "schema": TEXT,
     },
+    "OwnProto": {
+        "name": "proto",
+        "in": "query",
+        "description": "`own` takes the proto file in the package, and waits for no other.",
+        "schema": {"enum": ["own"]},
+    },
     "ModelName": {
         "name": "model",
         "in": "query",

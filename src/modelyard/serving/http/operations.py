@@ -271,7 +271,27 @@ _PROBES: Table = {
     ("GET", "/metrics"): _metrics,
 }
 
-_FILES = {"csv": "csvFile", "json": "jsonFile"}
+_FORMS = {
+    "/getBinaryDefault": ("csvFile",),
+    "/getBinary": ("csvFile", "proto"),
+    "/getBinaryJSONDefault": ("jsonFile",),
+    "/getBinaryJSON": ("jsonFile", "proto"),
+    "/transformCSVDefault": ("csvFile",),
+    "/transformDefault": ("csvFile",),
+    "/transformJSONDefault": ("jsonFile",),
+    "/transformCSV": ("csvFile", "model", "proto"),
+    "/transform": ("csvFile", "model", "proto"),
+    "/transformJSON": ("jsonFile", "model", "proto"),
+    "/model": ("model",),
+    "/putModel": ("model",),
+    "/proto": ("proto",),
+    "/putProto": ("proto",),
+    "/model/configuration": ("modelConfig",),
+    "/putModelConfig": ("modelConfig",),
+}
+"""By path, the parts that its form must have."""
+
+_OLDER = ("/transform", "/transformDefault", "/putModel", "/putProto", "/putModelConfig")
 _BINARY: Schema = {"type": "string", "format": "binary"}
 
 
@@ -287,14 +307,18 @@ def _acumos(pattern: str, method: str) -> Told:
             "content": {"application/x-protobuf": {}, "application/vnd.google.protobuf": {}, OCTETS: {}, JSON: {}}
         }
         return Told(_ACUMOS, answers, ("ModelName",), body, problems, deprecated=pattern.startswith("/operation"))
-    kind = "json" if "JSON" in pattern else "csv"
-    own = () if pattern.endswith("Default") else ("model", "proto")
-    parts = dict.fromkeys(((_FILES[kind],) if "/model" not in pattern else ()) + own, _BINARY)
-    form: Schema = {"multipart/form-data": {"schema": {"type": "object", "properties": {**parts, "operation": TEXT}}}}
+    parts = _FORMS.get(pattern, ())
+    asks = any(part.endswith("File") for part in parts)
+    properties = dict.fromkeys(parts, _BINARY) | ({"operation": TEXT} if asks else {})
+    form: Schema = {
+        "multipart/form-data": {"schema": {"type": "object", "properties": properties, "required": [*parts]}}
+    }
+    parameters = (("Operation", "ModelName") if asks else ("ModelName",)) + (
+        ("OwnProto",) if parts == ("model",) else ()
+    )
     return Told(
-        _ACUMOS, answers, ("Operation", "ModelName"), {"required": True, "content": form}, problems,
-        deprecated=pattern in ("/transform", "/transformDefault", "/putModel", "/putProto", "/putModelConfig"),
-    )  # fmt: skip
+        _ACUMOS, answers, parameters, {"required": True, "content": form}, problems, deprecated=pattern in _OLDER
+    )
 
 
 _ACUMOS = "Acumos model runner"

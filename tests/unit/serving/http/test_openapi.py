@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,9 @@ import numpy as np
 from modelyard.data import Field
 from modelyard.packages.contract import Contract
 from modelyard.packages.golden import Golden
-from modelyard.serving.http.openapi import OpenApi, Security
+from modelyard.serving.http.acumos import Acumos
+from modelyard.serving.http.acumos_uploads import AcumosUploads
+from modelyard.serving.http.openapi import OpenApi, Security, document_of
 from modelyard.serving.http.plain import Plain
 from modelyard.serving.loading import Served
 from modelyard.serving.route import Route
@@ -44,3 +47,18 @@ def test_a_text_is_made_once_for_a_generation_and_anew_for_the_next():
     assert all(one is other for one, other in zip(first, again, strict=True)), "made again for the same generation"
     commit(2)
     assert not set(asyncio.run(texts())) & set(first)
+
+
+def test_every_form_of_acumos_is_told_of_by_the_parts_that_it_needs():
+    slots = Slots(Page.create())
+    inference = SimpleNamespace(slots=slots, slot=slots.__getitem__)
+    routes = [*Acumos(inference).routes, *AcumosUploads(inference, None, Path("/nowhere"), explicit=True).routes]
+    described = document_of(routes, (), Security())["paths"]
+    forms = 0
+    for path, operations in described.items():
+        for method in operations.keys() & {"put", "post"}:
+            content = operations[method]["requestBody"]["content"]
+            if "multipart/form-data" in content:
+                assert content["multipart/form-data"]["schema"]["required"], path
+                forms += 1
+    assert forms >= 20

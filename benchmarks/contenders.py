@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -277,11 +278,13 @@ def _litserve(subject: Subject, folder: Path, kind: str, *, batched: bool = Fals
 def _ray(subject: Subject, folder: Path, kind: str, *, batched: bool = False) -> Running:
     port = free_port()
     command = [program("ray", "python"), str(SERVERS / "ray_app.py"), str(port)]
+    # A socket's path may have 107 characters, and Ray adds 70.
+    place = Path(tempfile.mkdtemp(prefix="ray-"))
     variables = _variables(
-        subject, folder, kind, BENCH_BATCHED=str(int(batched)), BENCH_RAY=str(folder / "ray"),
+        subject, folder, kind, BENCH_BATCHED=str(int(batched)), BENCH_RAY=str(place),
         RAY_SERVE_THROUGHPUT_OPTIMIZED="1",
     )  # fmt: skip
-    server = Server(command, folder, variables)
+    server = Server(command, folder, variables, place)
     return Running(server, port, "/predict", json.dumps({"rows": [subject.row]}).encode(), _predictions)
 
 

@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -39,9 +40,13 @@ class Server:
         command: That starts it.
         folder: Where it runs, and writes its log.
         variables: Its environment.
+        leaves: A folder elsewhere that is removed afterwards.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], folder: Path, variables: Mapping[str, str], leaves: Path | None = None
+    ) -> None:
+        self._leaves = leaves
         self._mark = uuid.uuid4().hex
         self.log = folder / "server.log"
         with self.log.open("ab") as log:
@@ -137,3 +142,5 @@ class Server:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.02)
         self.process.wait()
+        if self._leaves is not None:
+            shutil.rmtree(self._leaves, ignore_errors=True)

@@ -94,12 +94,12 @@ def run_service(
 
 def _check_grpc() -> None:
     """Raise an error before anything is started where the workers could not speak gRPC."""
-    for library in ("hpack", "google.protobuf"):
+    for library in ("h2", "google.protobuf"):
         try:
             importlib.import_module(library)
         except ModuleNotFoundError as error:
             raise MissingExtraError(
-                "gRPC needs hpack and protobuf.",
+                "gRPC needs h2 and protobuf.",
                 remedy="Install them with: pip install 'modelyard[serve]', or leave out the port for gRPC.",
             ) from error
 

@@ -98,7 +98,7 @@ class Worker:
         self._stop = asyncio.Event()
 
     def _grpc_server(self, inference: Inference, guard: Guard) -> GrpcServer:
-        # protobuf and hpack take megabytes of each worker: only where gRPC is spoken.
+        # protobuf and h2 take megabytes of each worker: only where gRPC is spoken.
         from modelyard.serving.grpc.front import grpc_server  # noqa: PLC0415
         from modelyard.serving.grpc.tls import tls_context  # noqa: PLC0415
 

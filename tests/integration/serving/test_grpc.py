@@ -14,9 +14,9 @@ from pathlib import Path
 import grpc
 import pytest
 from tests.foreign import foreign
+from tests.unit.serving.grpc.frames import PREFACE, settings
 
 from modelyard.errors import InputError
-from modelyard.serving.grpc.frames import PREFACE, settings
 from modelyard.serving.grpc.messages import message
 from modelyard.serving.spec import ServiceSpec
 
@@ -50,7 +50,7 @@ def test_a_service_tells_where_it_speaks_grpc_and_keeps_the_port(served):
 
 def test_without_its_library_a_service_starts_and_only_one_that_shall_speak_grpc_does_not(service, tmp_path):
     (tmp_path / "path").mkdir()
-    (tmp_path / "path/hpack.py").write_text("raise ModuleNotFoundError('hpack is hidden')\n")
+    (tmp_path / "path/h2.py").write_text("raise ModuleNotFoundError('h2 is hidden')\n")
     service.path = tmp_path / "path"
     service.start(control="explicit")
     service.client.swap("m", "v1.0.0", service.package(factor=2.0))
@@ -60,7 +60,7 @@ def test_without_its_library_a_service_starts_and_only_one_that_shall_speak_grpc
     service.process.wait(15)
     process = service.spawn(grpc_port=0)
     assert process.wait(15) == 2
-    assert "MissingExtraError: gRPC needs hpack and protobuf." in service.log
+    assert "MissingExtraError: gRPC needs h2 and protobuf." in service.log
     assert "pip install 'modelyard[serve]'" in service.log
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from google.protobuf.message import DecodeError, Message
+from hpack import NeverIndexedHeaderTuple
 
 from modelyard.errors import BusyError, ForbiddenError, UnauthenticatedError
-from modelyard.serving.grpc.frames import header
-from modelyard.serving.grpc.status import Status, problem_block, status_of
+from modelyard.serving.grpc.status import Headers, Status, problem_headers, status_of
 from modelyard.serving.grpc.stream import Stream
 from modelyard.serving.logs import Log
 from modelyard.serving.problems import HttpProblem, problem_of
@@ -36,10 +36,9 @@ HELD_BODIES = 16
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _ENCODINGS = {b"gzip": 31, b"deflate": 15}
-_HEAD = b"\x88" + b"\x0f\x10\x10application/grpc"
-"""`:status: 200` and the content type, from HPACK's static table."""
-_OK = header(b"grpc-status", b"0")
-_ENCODINGS_HEADER = header(b"grpc-accept-encoding", b"identity,gzip,deflate")
+_HEAD: Headers = ((b":status", b"200"), (b"content-type", b"application/grpc"))
+_OK: Headers = ((b"grpc-status", b"0"),)
+_ENCODINGS_HEADER: Headers = ((b"grpc-accept-encoding", b"identity,gzip,deflate"),)
 
 
 class Guard(Protocol):
@@ -193,8 +192,8 @@ class Call:
         self.headers = headers
         self.request_id = request_id
         self.principal: Any = None
-        self.named = b""
-        """Header block that names what answers."""
+        self.named: Headers = ()
+        """Headers that name what answers."""
 
     def begin(self, method: Method, encoding: int | None, timeout: float | None) -> None:
         """Take down what the headers said.
@@ -369,8 +368,9 @@ class Call:
         value = self.headers.get(name)
         return value.decode("latin-1") if value is not None else None
 
-    def _head(self) -> bytes:
-        return _HEAD + self.named + header(b"x-request-id", self.request_id.encode())
+    def _head(self) -> Headers:
+        # Each id is another: in HPACK's table it would only push out what comes again.
+        return (*_HEAD, *self.named, NeverIndexedHeaderTuple(b"x-request-id", self.request_id.encode()))
 
     def _begin(self) -> None:
         if not self._started:
@@ -379,12 +379,13 @@ class Call:
 
     def _succeed(self, message: bytes) -> None:
         if not self._stream.done:
-            self._close()
-            self._stream.answer(self._head(), _prefixed(message), _OK + self.named)
+            self._begin()
+            self._stream.send(_prefixed(message))
+            self._finish(_OK + self.named)
 
-    def _finish(self, block: bytes) -> None:
+    def _finish(self, headers: Headers) -> None:
         self._close()
-        self._stream.finish(block)
+        self._stream.finish(headers)
 
     def fail(self, error: Exception) -> None:
         """Answer with an error, where no answer was given yet."""
@@ -396,10 +397,10 @@ class Call:
             log.error("request-failed", request=self.request_id, status=problem.status, reason=repr(error)[:500])
         else:
             log.info("request-refused", request=self.request_id, status=problem.status, code=problem.code)
-        block = problem_block(problem)
+        told = problem_headers(problem)
         if problem.code == "encoding":
-            block += _ENCODINGS_HEADER
-        self._finish(block + self.named if self._started else self._head() + block)
+            told += _ENCODINGS_HEADER
+        self._finish(told + self.named if self._started else self._head() + told)
         if self._arrived is not None and self._task is not None and self._task is not asyncio.current_task():
             # The method would wait for messages that nobody sends.
             self._task.cancel()
@@ -413,6 +414,9 @@ class Call:
         self._needed = 5
         self._buffer = bytearray()
         self._messages.clear()
+        # What nobody takes any more is the connection's window again.
+        self._stream.consumed(self._deferred)
+        self._deferred = 0
         if self._arrived is not None:
             self._arrived.set()
 

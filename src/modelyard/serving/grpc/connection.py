@@ -1,60 +1,52 @@
-"""One HTTP/2 connection of a client (RFC 9113), as much of it as a gRPC server needs, and no more than it can afford.
-
-What a frame costs us is paid from a purse that fills with time and with calls answered: who sends pings, resets,
-settings or empty frames without end runs out of it, and the connection ends.
-"""
+"""One HTTP/2 connection of a client: h2 speaks the protocol, and this page keeps the client to what it may cost."""
 
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Final, Protocol, cast
 
-from modelyard.serving.grpc.frames import (
-    HEAD,
-    PREFACE,
-    ErrorCode,
-    Flag,
-    Kind,
-    ProtocolError,
-    Setting,
-    StreamError,
-    frame,
-    go_away,
-    reset,
-    settings,
-    window_update,
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import (
+    DataReceived,
+    PingAckReceived,
+    RemoteSettingsChanged,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
+    WindowUpdated,
 )
-from modelyard.serving.grpc.headers import HeaderBlocks, Headers
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes, Settings
+from hyperframe.frame import GoAwayFrame
+
+from modelyard.serving.grpc.status import Headers
 from modelyard.serving.grpc.stream import NOBODY, Receiver, Stream
+from modelyard.serving.grpc.toll import Kind, Toll, TollError
 
 __all__ = ["Connection", "Home"]
 
 STREAMS = 128
 STREAM_WINDOW = 1 << 20
 CONNECTION_WINDOW = 4 << 20
-LARGEST_FRAME = 16_384
-LONGEST_HEADERS = 65_536
-"""Beyond this the connection ends; a call that brings more than gRPC's metadata may have is refused before."""
+LARGEST_SENT = 1 << 18
 ADVERTISED_HEADERS = 16_384
+"""A call that brings more is refused, and a connection ends at the four times that h2 reads."""
+MOST_SETTINGS = 64
+"""h2 remembers each setting that a client names, also those that nobody knows."""
 WRITE_HIGH = 1 << 20
 HIGHEST = (1 << 31) - 1
-PURSE = 2000.0
-PURSE_PER_SECOND = 500.0
-PING_PRICE = 20.0
 GREETING_SECONDS = 10.0
 IDLE_SECONDS = 900.0
 DRAIN_PING = b"drainage"
 
-_GREETING = settings(
-    {
-        Setting.MAX_CONCURRENT_STREAMS: STREAMS,
-        Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
-        Setting.MAX_HEADER_LIST_SIZE: ADVERTISED_HEADERS,
-    }
-) + window_update(0, CONNECTION_WINDOW - 65_535)
-_SETTINGS_ACK = frame(Kind.SETTINGS, Flag.ACK, 0)
+# What comes is checked by h2; what goes is ours, in lower case and without whitespace.
+_CONFIGURATION: Final = H2Configuration(
+    client_side=False, header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False,
+    normalize_inbound_headers=False,
+)  # fmt: skip
 
 
 class Home(Protocol):
@@ -73,6 +65,15 @@ class Home(Protocol):
         """Take down that it is gone."""
 
 
+class _Http2(H2Connection):
+    # Of each closed stream h2 remembers how it was closed, for clients that are late; 65,536 of them are megabytes.
+    MAX_CLOSED_STREAMS = 1024
+
+    def let_go(self) -> None:
+        """Forget everything: it refers to itself, and what is frozen at a swap is never searched for cycles again."""
+        self.__dict__.clear()
+
+
 class Connection(asyncio.Protocol):
     """A connection.
 
@@ -86,23 +87,16 @@ class Connection(asyncio.Protocol):
     def __init__(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
         self._home = home
         self._loop = loop
-        self._rest = b""
-        self._greeted = False
+        self._http2 = _Http2(_CONFIGURATION)
+        self._toll = Toll(loop.time)
+        self._preface = 24
         self._configured = False
-        self._blocks = HeaderBlocks(LONGEST_HEADERS)
-        self._out: list[bytes] = []
-        self._block: tuple[int, int, bytearray] | None = None
+        self._ahead = b""
+        self._flushing = False
         self._streams: dict[int, Stream] = {}
-        self._last = 0
-        self._window = CONNECTION_WINDOW
-        self._unacknowledged = 0
-        self._peer_initial = 65_535
-        self._purse = PURSE
-        self._counted = self._active = loop.time()
+        self._active = loop.time()
         self._draining = self._refusing = self._dead = False
         self._paused_at = 0.0
-        self.peer_frame = LARGEST_FRAME
-        self.peer_window = 65_535
 
     # What asyncio calls
 
@@ -110,15 +104,26 @@ class Connection(asyncio.Protocol):
         """Greet."""
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(WRITE_HIGH)
-        self.transport.write(_GREETING)
+        http2 = self._http2
+        http2.local_settings = Settings(
+            client=False,
+            initial_values={
+                SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
+                SettingCodes.MAX_HEADER_LIST_SIZE: ADVERTISED_HEADERS,
+            },
+        )
+        http2.initiate_connection()
+        # Beyond it h2 ends the connection, once the client has acknowledged it; before, streams are refused one by one.
+        http2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: STREAMS})
+        http2.increment_flow_control_window(CONNECTION_WINDOW - 65_535)
+        self._flush()
         self._home.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio gives it)
         """Give up every call: nobody is left to hear of it."""
         self._dead = True
-        for stream in list(self._streams.values()):
-            stream.abandon()
-        self._streams.clear()
+        self._abandon_all()
+        self._http2.let_go()
         self._home.closed(self)
 
     def pause_writing(self) -> None:
@@ -137,9 +142,17 @@ class Connection(asyncio.Protocol):
         if self._dead:
             return
         try:
-            self._take(self._rest + data if self._rest else bytes(data))
-        except ProtocolError as error:
-            self.end(error.code, str(error))
+            self._read(data)
+        except TollError as error:
+            self._end(error.code, str(error))
+        except ProtocolError:
+            # h2 has said why.
+            self._close()
+            self._abandon_all()
+        else:
+            self.send_soon()
+
+    # What streams call
 
     @property
     def paused(self) -> bool:
@@ -151,29 +164,88 @@ class Connection(asyncio.Protocol):
         """Seconds on the event loop's clock."""
         return self._loop.time()
 
-    def write(self, data: bytes) -> None:
-        """Send bytes at the end of this turn of the event loop: what is written until then is one system call."""
-        if not self._dead:
-            if not self._out:
-                self._loop.call_soon(self._flush)
-            self._out.append(data)
+    def room(self, number: int) -> int:
+        """Return how many bytes of a stream may be sent in one frame now."""
+        http2 = self._http2
+        return min(http2.local_flow_control_window(number), http2.max_outbound_frame_size, LARGEST_SENT)
+
+    def send_headers(self, number: int, headers: Headers, end: bool = False) -> None:
+        """Send headers or trailers."""
+        self._http2.send_headers(number, headers, end)
+        if end:
+            self._toll.earn(2.0)
+        self.send_soon()
+
+    def send_data(self, number: int, data: memoryview) -> None:
+        """Send bytes for which there is room."""
+        self._http2.send_data(number, data)
+        self._toll.earn(len(data) / 1024)
+        self.send_soon()
+
+    def reset(self, number: int, code: ErrorCodes) -> None:
+        """End a stream."""
+        self._http2.reset_stream(number, code)
+        self.send_soon()
+
+    def consumed(self, number: int, count: int) -> None:
+        """Let the client send again what was taken of a stream."""
+        if count and not self._dead:
+            self._http2.acknowledge_received_data(count, number)
+            self.send_soon()
+
+    def forget(self, stream: Stream) -> None:
+        """Count a stream no more."""
+        self._streams.pop(stream.number, None)
+        # Call and stream know each other: apart, they are freed at once, without a search for cycles.
+        stream.receiver = NOBODY
+        if not self._streams:
+            self._active = self._loop.time()
+            self._close_if_done()
+
+    # Writing and ending
+
+    def send_soon(self) -> None:
+        """Send at the end of this turn of the event loop: what is written until then is one system call."""
+        if not self._flushing and not self._dead:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        if self._out:
-            data = b"".join(self._out)
-            self._out.clear()
-            # The connection may be lost since.
-            if not self.transport.is_closing():
-                self.transport.write(data)
+        self._flushing = False
+        if self._dead:
+            return
+        data = self._ahead + self._http2.data_to_send()
+        self._ahead = b""
+        # The connection may be on its way out.
+        if data and not self.transport.is_closing():
+            self.transport.write(data)
 
-    def end(self, code: ErrorCode, reason: str) -> None:
+    def _go_away(self, last: int) -> None:
+        """Say which streams are still answered. To h2 that would be the end, also of those in flight."""
+        self._ahead += self._http2.data_to_send() + GoAwayFrame(0, last_stream_id=last).serialize()
+        self.send_soon()
+
+    def _end(self, code: ErrorCodes, reason: str) -> None:
         """End the connection, and say why."""
-        if not self._dead:
-            self.write(go_away(self._last, code, reason))
+        self._http2.close_connection(code, reason.encode())
+        self._close()
+        self._abandon_all()
+
+    def _close(self) -> None:
+        self._flush()
+        self._dead = True
+        self._active = self._loop.time()
+        self.transport.close()
+
+    def _close_if_done(self) -> None:
+        if self._refusing and not self._streams and not self._dead:
             self._close()
-            for stream in list(self._streams.values()):
-                stream.abandon()
-            self._streams.clear()
+
+    def _abandon_all(self) -> None:
+        for stream in list(self._streams.values()):
+            stream.abandon()
+            stream.receiver = NOBODY
+        self._streams.clear()
 
     def drain(self) -> None:
         """Take no more calls; close when those in flight are answered.
@@ -184,31 +256,24 @@ class Connection(asyncio.Protocol):
         if not self._draining and not self._dead:
             self._draining = True
             self._active = self._loop.time()
-            self.write(go_away(HIGHEST, ErrorCode.NO_ERROR) + frame(Kind.PING, 0, 0, DRAIN_PING))
+            self._go_away(HIGHEST)
+            self._http2.ping(DRAIN_PING)
 
     def _refuse(self) -> None:
         if not self._refusing:
             self._refusing = True
-            self.write(go_away(self._last, ErrorCode.NO_ERROR))
+            self._go_away(self._http2.highest_inbound_stream_id)
             for stream in list(self._streams.values()):
                 stream.receiver.drain()
             self._close_if_done()
-
-    def _close_if_done(self) -> None:
-        if self._refusing and not self._streams and not self._dead:
-            self._close()
-
-    def _close(self) -> None:
-        self._flush()
-        self._dead = True
-        self.transport.close()
 
     def sweep(self, now: float) -> None:
         """End what keeps us waiting; called about once a second."""
         patience = self._home.stall_seconds
         if (not self._configured and now - self._active > GREETING_SECONDS) or (
             (self._paused_at and now - self._paused_at > patience)
-            or (self._block is not None and now - self._active > patience)
+            # Headers that do not end, and last words that nobody takes.
+            or ((self._toll.block or self._dead) and now - self._active > patience)
         ):
             self._dead = True
             self.transport.abort()
@@ -220,305 +285,110 @@ class Connection(asyncio.Protocol):
             if stream.stalled_since and now - stream.stalled_since > patience:
                 stream.stalled()
 
-    # Frames
+    # Reading
 
-    def _take(self, data: bytes) -> None:
-        place = 0
-        size = len(data)
-        if not self._greeted:
-            if not PREFACE.startswith(data[:24]):
-                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "this is no HTTP/2")
-            if size < len(PREFACE):
-                self._rest = data
-                return
-            self._greeted = True
-            place = len(PREFACE)
-        while size - place >= 9:
-            upper, lower, kind, flags, number = HEAD.unpack_from(data, place)
-            length = upper << 16 | lower
-            if length > LARGEST_FRAME:
-                raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "the frame is too long")
-            end = place + 9 + length
-            if end > size:
-                break
-            payload = data[place + 9 : end]
-            place = end
-            self._frame(kind, flags, number & HIGHEST, payload)
+    def _read(self, data: bytes) -> None:
+        """Read frame by frame: a stream is what it is at that frame, and not at the end of all that came."""
+        if self._preface:
+            preface, data = data[: self._preface], data[self._preface :]
+            self._preface -= len(preface)
+            self._http2.receive_data(preface)
+        for kind, number, frame in self._toll.frames(data):
+            self._take(kind, number, frame)
             if self._dead:
                 return
-        self._rest = data[place:] if place < size else b""
 
-    def _frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
-        if self._block is not None and (kind != Kind.CONTINUATION or number != self._block[0]):
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a header block is not finished")
-        if not self._configured:
-            if kind != Kind.SETTINGS or flags & Flag.ACK:
-                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "settings come first")
-            self._configured = True
-        handler = _HANDLERS.get(kind)
-        try:
-            if handler is not None:
-                handler(self, flags, number, payload)
-            elif kind == Kind.PUSH_PROMISE:
-                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "clients promise nothing")
-            else:
-                # Kinds that nobody knows yet are to be ignored (RFC 9113, section 4.1).
-                self._pay(1.0)
-        except StreamError as error:
-            self._pay(1.0)
-            stream = self._streams.get(error.stream)
-            self.write(reset(error.stream, error.code))
-            if stream is not None:
-                stream.abandon()
-                self.forget(stream)
-
-    def _pay(self, price: float, reason: str = "too much for too little") -> None:
-        self._purse -= price
-        if self._purse < 0.0:
-            now = self._loop.time()
-            self._purse += min((now - self._counted) * PURSE_PER_SECOND, PURSE)
-            self._counted = now
-            if self._purse < 0.0:
-                raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, reason)
-
-    def earn(self, amount: float) -> None:
-        """Count an answer in the client's favour."""
-        self._purse = min(self._purse + amount, PURSE)
-
-    def _data(self, flags: int, number: int, payload: bytes) -> None:
-        length = len(payload)
-        self._window -= length
-        if self._window < 0:
-            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "more than the connection's window")
-        stream = self._existing(number)
-        if stream is None or stream.ended:
+    def _take(self, kind: int, number: int, frame: bytes) -> None:
+        self._configured = True
+        if kind == Kind.GOAWAY:
+            # Its calls are answered to their ends; h2 would send nothing more.
+            self._draining = self._refusing = True
+            self._close_if_done()
+            return
+        if kind == Kind.DATA and number not in self._streams:
             # What was on its way when the call was answered early.
-            self._pay(1.0)
-            self.consumed(None, length)
-            if stream is not None:
-                raise StreamError(number, ErrorCode.STREAM_CLOSED)
-            return
-        stream.window -= length
-        if stream.window < 0:
-            raise StreamError(number, ErrorCode.FLOW_CONTROL_ERROR)
-        data = _unpadded(payload) if flags & Flag.PADDED else payload
-        if not data and not flags & Flag.END_STREAM:
-            self._pay(1.0)
-        self.consumed(stream, length - len(data))
-        if data:
-            stream.receive(data)
-        if flags & Flag.END_STREAM and not stream.done:
-            stream.end()
-
-    def consumed(self, stream: Stream | None, count: int) -> None:
-        """Let the client send again what was taken of a stream."""
-        if not count:
-            return
-        self._unacknowledged += count
-        if self._unacknowledged > CONNECTION_WINDOW // 2:
-            self._window += self._unacknowledged
-            self.write(window_update(0, self._unacknowledged))
-            self._unacknowledged = 0
-        if stream is not None and not stream.ended:
-            stream.unacknowledged += count
-            if stream.unacknowledged > STREAM_WINDOW // 2:
-                stream.window += stream.unacknowledged
-                self.write(window_update(stream.number, stream.unacknowledged))
-                stream.unacknowledged = 0
-
-    def _existing(self, number: int) -> Stream | None:
-        """Return a stream, or None where it is closed; one that never was is an error."""
-        stream = self._streams.get(number)
-        if stream is None and (not number & 1 or number > self._last):
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "there is no such stream")
-        return stream
-
-    def _headers(self, flags: int, number: int, payload: bytes) -> None:
-        if not number & 1:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "clients open odd streams")
-        block = _unpadded(payload) if flags & Flag.PADDED else payload
-        if flags & Flag.PRIORITY:
-            if len(block) < 5:
-                raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "no room for the priority")
-            if int.from_bytes(block[:4], "big") & HIGHEST == number:
-                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
-            block = block[5:]
-        if flags & Flag.END_HEADERS:
-            self._complete(flags, number, block)
-        else:
+            self._toll.pay(1.0)
+        for event in self._http2.receive_data(frame):
+            handler = _HANDLERS.get(type(event))
+            if handler is not None:
+                handler(self, event)
+        if self._toll.block:
             self._active = self._loop.time()
-            self._block = (number, flags, bytearray(block))
 
-    def _continuation(self, flags: int, _number: int, payload: bytes) -> None:
-        if self._block is None:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "there is nothing to continue")
-        number, first, block = self._block
-        self._pay(1.0 if payload else PING_PRICE)
-        block += payload
-        if len(block) > LONGEST_HEADERS:
-            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "the headers are too long")
-        if flags & Flag.END_HEADERS:
-            self._block = None
-            self._complete(first, number, bytes(block))
-
-    def _complete(self, flags: int, number: int, block: bytes) -> None:
-        headers = self._blocks.decode(block)
-        stream = self._streams.get(number)
-        if stream is not None:
-            if stream.ended:
-                raise ProtocolError(ErrorCode.STREAM_CLOSED, "headers after the end")
-            if not flags & Flag.END_STREAM or headers.malformed or any(name[:1] == b":" for name in headers.given):
-                raise StreamError(number, ErrorCode.PROTOCOL_ERROR)
-            stream.end()
+    def _request(self, event: RequestReceived) -> None:
+        number = event.stream_id
+        if self._refusing or len(self._streams) >= STREAMS:
+            # The client sends the call again, or elsewhere.
+            self._toll.pay(1.0)
+            self.reset(number, ErrorCodes.REFUSED_STREAM)
             return
-        if number <= self._last:
-            raise ProtocolError(ErrorCode.STREAM_CLOSED, "the stream is closed")
-        if self._refusing:
-            # The client was told: it sends the call elsewhere.
-            return
-        self._last = number
-        if len(self._streams) >= STREAMS:
-            raise StreamError(number, ErrorCode.REFUSED_STREAM)
-        self._open(flags, number, headers)
-
-    def _open(self, flags: int, number: int, headers: Headers) -> None:
-        if headers.malformed or not headers.request:
-            raise StreamError(number, ErrorCode.PROTOCOL_ERROR)
-        stream = Stream(self, number, STREAM_WINDOW, self._peer_initial)
-        stream.stalled_since = self._active = self._loop.time()
-        stream.ended = bool(flags & Flag.END_STREAM)
+        headers: dict[bytes, bytes] = {}
+        size = 0
+        for name, value in event.headers:
+            size += len(name) + len(value) + 32
+            headers[name] = headers[name] + b"," + value if name in headers else value
+        stream = Stream(self, number, ended=event.stream_ended is not None)
+        self._active = stream.stalled_since
         self._streams[number] = stream
-        receiver = self._home.receiver(stream, headers.given, headers.size)
+        receiver = self._home.receiver(stream, headers, size)
         if not stream.done:
             stream.receiver = receiver
-        if flags & Flag.END_STREAM and not stream.done:
-            stream.end()
 
-    def forget(self, stream: Stream) -> None:
-        """Count a stream no more."""
-        self._streams.pop(stream.number, None)
-        # Call and stream know each other: apart, they are freed at once, without a search for cycles.
-        stream.receiver = NOBODY
-        if not self._streams:
-            self._active = self._loop.time()
-            self._close_if_done()
+    def _data(self, event: DataReceived) -> None:
+        number, data = event.stream_id, event.data
+        stream = self._streams.get(number)
+        if stream is None:
+            self.consumed(number, event.flow_controlled_length)
+            return
+        self.consumed(number, event.flow_controlled_length - len(data))
+        stream.ended = event.stream_ended is not None
+        if data:
+            stream.receiver.receive(data)
 
-    def _priority(self, _flags: int, number: int, payload: bytes) -> None:
-        self._pay(1.0)
-        if not number:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "there is no such stream")
-        if len(payload) != 5:
-            raise StreamError(number, ErrorCode.FRAME_SIZE_ERROR)
-        if int.from_bytes(payload[:4], "big") & HIGHEST == number:
-            raise StreamError(number, ErrorCode.PROTOCOL_ERROR)
+    def _ended(self, event: StreamEnded) -> None:
+        stream = self._streams.get(event.stream_id)
+        if stream is not None:
+            stream.ended = True
+            if not stream.done:
+                stream.end()
 
-    def _reset(self, _flags: int, number: int, payload: bytes) -> None:
-        if len(payload) != 4:
-            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a reset has four bytes")
-        stream = self._existing(number)
-        self._pay(1.0)
+    def _reset(self, event: StreamReset) -> None:
+        stream = self._streams.get(event.stream_id)
         if stream is not None:
             stream.abandon()
             self.forget(stream)
 
-    def _settings(self, flags: int, number: int, payload: bytes) -> None:
-        if number:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "settings are the connection's")
-        if flags & Flag.ACK:
-            if payload:
-                raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement is empty")
-            return
-        if len(payload) % 6:
-            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a setting has six bytes")
-        self._pay(PING_PRICE + len(payload) // 6)
-        for name, value in struct.iter_unpack(">HL", payload):
-            self._set(name, value)
-        self.write(_SETTINGS_ACK)
+    def _window(self, event: WindowUpdated) -> None:
+        if not event.stream_id:
+            self._pump_all()
+        elif (stream := self._streams.get(event.stream_id)) is not None and stream.waiting:
+            stream.pump()
+
+    def _settings(self, _event: RemoteSettingsChanged) -> None:
+        if len(self._http2.remote_settings) > MOST_SETTINGS:
+            raise TollError(ErrorCodes.ENHANCE_YOUR_CALM, "too many settings")
         self._pump_all()
 
-    def _set(self, name: int, value: int) -> None:
-        if name == Setting.ENABLE_PUSH and value > 1:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH is 0 or 1")
-        if name == Setting.MAX_FRAME_SIZE:
-            if not 16_384 <= value < 1 << 24:
-                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE is impossible")
-            self.peer_frame = min(value, 1 << 18)
-        elif name == Setting.INITIAL_WINDOW_SIZE:
-            if value > HIGHEST:
-                raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE is impossible")
-            change = value - self._peer_initial
-            self._peer_initial = value
-            for stream in self._streams.values():
-                stream.peer_window += change
-                if stream.peer_window > HIGHEST:
-                    raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
-
-    def _ping(self, flags: int, number: int, payload: bytes) -> None:
-        if number:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "pings are the connection's")
-        if len(payload) != 8:
-            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a ping has eight bytes")
-        self._pay(PING_PRICE, "too_many_pings")
-        if not flags & Flag.ACK:
-            self.write(frame(Kind.PING, Flag.ACK, 0, payload))
-        elif payload == DRAIN_PING and self._draining:
+    def _pong(self, event: PingAckReceived) -> None:
+        if event.ping_data == DRAIN_PING and self._draining:
             self._refuse()
-
-    def _go_away(self, _flags: int, number: int, payload: bytes) -> None:
-        if number:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "going away is the connection's")
-        if len(payload) < 8:
-            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "going away has eight bytes")
-        # Its calls are answered to their ends.
-        self._draining = self._refusing = True
-        self._close_if_done()
-
-    def _window_update(self, _flags: int, number: int, payload: bytes) -> None:
-        if len(payload) != 4:
-            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a window update has four bytes")
-        self._pay(1.0)
-        count = int.from_bytes(payload, "big") & HIGHEST
-        if not number:
-            self.peer_window += count
-            if not count or self.peer_window > HIGHEST:
-                raise ProtocolError(
-                    ErrorCode.FLOW_CONTROL_ERROR if count else ErrorCode.PROTOCOL_ERROR, "the window is impossible"
-                )
-            self._pump_all()
-            return
-        stream = self._existing(number)
-        if not count:
-            raise StreamError(number, ErrorCode.PROTOCOL_ERROR)
-        if stream is not None:
-            stream.peer_window += count
-            if stream.peer_window > HIGHEST:
-                raise StreamError(number, ErrorCode.FLOW_CONTROL_ERROR)
-            stream.pump()
 
     def _pump_all(self) -> None:
         """Send what waits; each stream gets the same chance, as the first goes to the end of the line."""
         for stream in [stream for stream in self._streams.values() if stream.waiting]:
-            if self.peer_window <= 0 or self.paused:
+            if self._http2.outbound_flow_control_window <= 0 or self.paused:
                 break
             if self._streams.pop(stream.number, None) is not None:
                 self._streams[stream.number] = stream
                 stream.pump()
 
 
-_HANDLERS: dict[int, Callable[[Connection, int, int, bytes], None]] = {
-    Kind.DATA: Connection._data,
-    Kind.HEADERS: Connection._headers,
-    Kind.PRIORITY: Connection._priority,
-    Kind.RST_STREAM: Connection._reset,
-    Kind.SETTINGS: Connection._settings,
-    Kind.PING: Connection._ping,
-    Kind.GOAWAY: Connection._go_away,
-    Kind.WINDOW_UPDATE: Connection._window_update,
-    Kind.CONTINUATION: Connection._continuation,
+_HANDLERS: Final[dict[type, Callable[[Connection, Any], None]]] = {
+    RequestReceived: Connection._request,
+    DataReceived: Connection._data,
+    StreamEnded: Connection._ended,
+    StreamReset: Connection._reset,
+    WindowUpdated: Connection._window,
+    RemoteSettingsChanged: Connection._settings,
+    PingAckReceived: Connection._pong,
 }
-
-
-def _unpadded(payload: bytes) -> bytes:
-    if not payload or payload[0] >= len(payload):
-        raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "more padding than frame")
-    return payload[1 : len(payload) - payload[0]]

@@ -16,8 +16,8 @@ from modelyard.errors import ContractError
 from modelyard.packages.codecs.tensor_data import CONTENTS, Tensor, from_raw, from_typed, to_raw, to_typed
 from modelyard.packages.codecs.tensors import asked_outputs, columns_of, describe_tensors, tensors_of
 from modelyard.serving.grpc.calls import Call, Method
-from modelyard.serving.grpc.frames import header
 from modelyard.serving.grpc.messages import message
+from modelyard.serving.grpc.status import Headers
 from modelyard.serving.inference import Inference
 from modelyard.serving.loading import Served
 from modelyard.serving.problems import HttpProblem, problem_of
@@ -141,14 +141,14 @@ class OpenInference:
             await call.send(response)
 
 
-def named(generation: Generation) -> bytes:
-    """Return the header block that names a generation."""
-    return _block(generation.headers)
+def named(generation: Generation) -> Headers:
+    """Return the headers that name a generation."""
+    return _encoded(generation.headers)
 
 
 @functools.lru_cache(maxsize=64)
-def _block(headers: tuple[tuple[str, str], ...]) -> bytes:
-    return b"".join(header(name.encode(), value.encode()) for name, value in headers)
+def _encoded(headers: tuple[tuple[str, str], ...]) -> Headers:
+    return tuple((name.encode(), value.encode()) for name, value in headers)
 
 
 def _made(name: str, /, **members: Any) -> Message:

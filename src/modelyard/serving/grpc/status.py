@@ -5,10 +5,11 @@ from __future__ import annotations
 from enum import IntEnum
 from urllib.parse import quote
 
-from modelyard.serving.grpc.frames import header
 from modelyard.serving.problems import HttpProblem
 
-__all__ = ["Status", "problem_block", "status_of"]
+__all__ = ["Headers", "Status", "problem_headers", "status_of"]
+
+Headers = tuple[tuple[bytes, bytes], ...]
 
 LONGEST_MESSAGE = 1024
 
@@ -52,17 +53,17 @@ def status_of(problem: HttpProblem) -> Status:
     return _STATUSES.get(problem.status, Status.INVALID_ARGUMENT if problem.status < 500 else Status.INTERNAL)
 
 
-def problem_block(problem: HttpProblem) -> bytes:
-    """Return the header block that tells of a problem: status, message, and its name as `x-problem`."""
+def problem_headers(problem: HttpProblem) -> Headers:
+    """Return the headers that tell of a problem: status, message, and its name as `x-problem`."""
     place = f" ({problem.where})" if problem.where else ""
     # A remedy that is a request of HTTP's is none here.
     remedy = f" {problem.remedy}" if problem.remedy and not problem.remedy.startswith("GET ") else ""
     text = f"{problem.detail}{place}{remedy}"[:LONGEST_MESSAGE]
     message = quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
-    block = header(b"grpc-status", b"%d" % status_of(problem)) + header(b"grpc-message", message.encode())
-    block += header(b"x-problem", problem.code.encode())
+    told = [(b"grpc-status", b"%d" % status_of(problem)), (b"grpc-message", message.encode())]
+    told.append((b"x-problem", problem.code.encode()))
     for name, value in problem.headers:
         if name == "retry-after" and value.isdigit():
             # What clients with a retry policy read (gRFC A6).
-            block += header(b"grpc-retry-pushback-ms", b"%d" % (1000 * int(value)))
-    return block
+            told.append((b"grpc-retry-pushback-ms", b"%d" % (1000 * int(value))))
+    return tuple(told)

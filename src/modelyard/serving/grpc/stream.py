@@ -6,7 +6,9 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from modelyard.serving.grpc.frames import HEAD, ErrorCode, Flag, Kind, frame, reset
+from h2.errors import ErrorCodes
+
+from modelyard.serving.grpc.status import Headers
 
 if TYPE_CHECKING:
     from modelyard.serving.grpc.connection import Connection
@@ -62,46 +64,36 @@ class Stream:
     Args:
         connection: That it is part of.
         number: Of the stream.
-        window: Bytes that the client may send.
-        peer_window: Bytes that we may send.
+        ended: Whether the client has sent all.
     """
 
     __slots__ = (
-        "_connection", "_tail", "_waiting", "done", "ended", "number", "peer_window", "receiver", "relieved",
-        "stalled_since", "unacknowledged", "window",
+        "_connection", "_tail", "_waiting", "done", "ended", "number", "receiver", "relieved", "stalled_since",
     )  # fmt: skip
 
     receiver: Receiver
 
-    def __init__(self, connection: Connection, number: int, window: int, peer_window: int) -> None:
+    def __init__(self, connection: Connection, number: int, ended: bool) -> None:
         self._connection = connection
         self.number = number
-        self.window = window
-        self.peer_window = peer_window
-        self.unacknowledged = 0
-        self.ended = False
+        self.ended = ended
         """Whether the client has sent all."""
         self.done = False
         """Whether our answer is complete, though parts of it may wait."""
-        self.stalled_since = 0.0
+        self.stalled_since = connection.now
         """Since when, on the event loop's clock, the client keeps us waiting; 0 where it does not."""
         self.relieved: asyncio.Event | None = None
         """Set when nothing waits any more."""
         self._waiting: deque[memoryview] = deque()
-        self._tail = b""
+        self._tail: Headers = ()
 
     @property
     def waiting(self) -> bool:
         """Whether bytes wait for the client's window."""
         return bool(self._waiting)
 
-    def receive(self, data: bytes) -> None:
-        """Hand on bytes that came."""
-        self.receiver.receive(data)
-
     def end(self) -> None:
         """Hand on that the client has sent all."""
-        self.ended = True
         self.stalled_since = 0.0
         self.receiver.end()
 
@@ -114,7 +106,7 @@ class Stream:
     def stalled(self) -> None:
         """Hand on that the client keeps us waiting, or end what it does not take."""
         if self.done:
-            self._connection.write(reset(self.number, ErrorCode.CANCEL))
+            self._connection.reset(self.number, ErrorCodes.CANCEL)
             self.abandon()
             self._connection.forget(self)
         else:
@@ -122,11 +114,12 @@ class Stream:
 
     def consumed(self, count: int) -> None:
         """Let the client send again what was taken."""
-        self._connection.consumed(self, count)
+        self._connection.consumed(self.number, count)
 
-    def begin(self, block: bytes) -> None:
+    def begin(self, head: Headers) -> None:
         """Send the headers of the answer."""
-        self._connection.write(frame(Kind.HEADERS, Flag.END_HEADERS, self.number, block))
+        if not self.done:
+            self._connection.send_headers(self.number, head)
 
     def send(self, data: bytes) -> None:
         """Send bytes, as far as the windows allow; the rest waits."""
@@ -134,36 +127,7 @@ class Stream:
             self._waiting.append(memoryview(data))
             self.pump()
 
-    def answer(self, head: bytes, data: bytes, tail: bytes) -> None:
-        """Send a whole answer, and be done: in one write, where the windows allow.
-
-        Args:
-            head: Header block.
-            data: The body.
-            tail: Header block of the trailers.
-        """
-        connection, size = self._connection, len(data)
-        fits = size <= connection.peer_frame and size <= self.peer_window and size <= connection.peer_window
-        if not fits or connection.paused:
-            self.begin(head)
-            self.send(data)
-            self.finish(tail)
-            return
-        self.done = True
-        connection.peer_window -= size
-        number = self.number
-        connection.write(
-            b"".join(
-                (
-                    HEAD.pack(0, len(head), Kind.HEADERS, Flag.END_HEADERS, number), head,
-                    HEAD.pack(size >> 16, size & 0xFFFF, Kind.DATA, 0, number), data,
-                    HEAD.pack(0, len(tail), Kind.HEADERS, Flag.END_HEADERS | Flag.END_STREAM, number), tail,
-                )
-            )
-        )  # fmt: skip
-        self._close()
-
-    def finish(self, tail: bytes) -> None:
+    def finish(self, tail: Headers) -> None:
         """Send the trailers behind all that waits, and be done."""
         if not self.done:
             self.done = True
@@ -175,13 +139,10 @@ class Stream:
         connection = self._connection
         while self._waiting and not connection.paused:
             part = self._waiting[0]
-            size = min(len(part), self.peer_window, connection.peer_window, connection.peer_frame)
+            size = min(len(part), connection.room(self.number))
             if size <= 0:
                 break
-            connection.write(frame(Kind.DATA, 0, self.number, part[:size]))
-            connection.earn(size / 1024)
-            self.peer_window -= size
-            connection.peer_window -= size
+            connection.send_data(self.number, part[:size])
             self.stalled_since = 0.0
             if size == len(part):
                 self._waiting.popleft()
@@ -193,14 +154,9 @@ class Stream:
         if self.relieved is not None:
             self.relieved.set()
         if self.done and self._tail:
-            connection.write(frame(Kind.HEADERS, Flag.END_HEADERS | Flag.END_STREAM, self.number, self._tail))
-            self._tail = b""
-            self._close()
-
-    def _close(self) -> None:
-        connection = self._connection
-        if not self.ended:
-            # The answer came before the end of the question: whatever is on its way is not needed (RFC 9113, 8.1).
-            connection.write(reset(self.number, ErrorCode.NO_ERROR))
-        connection.earn(2.0)
-        connection.forget(self)
+            connection.send_headers(self.number, self._tail, end=True)
+            self._tail = ()
+            if not self.ended:
+                # The answer came before the end of the question: the rest of it is not needed (RFC 9113, 8.1).
+                connection.reset(self.number, ErrorCodes.NO_ERROR)
+            connection.forget(self)

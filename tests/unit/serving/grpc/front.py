@@ -12,10 +12,10 @@ from typing import Any
 
 import hpack
 import uvloop
+from tests.unit.serving.grpc.frames import HEAD, PREFACE, Kind, frame, settings
 
 from modelyard.data import Field
 from modelyard.packages.contract import Contract
-from modelyard.serving.grpc.frames import HEAD, PREFACE, Kind, frame, settings
 from modelyard.serving.grpc.front import grpc_server
 from modelyard.serving.inference import Inference
 from modelyard.serving.liaison import Liaison
@@ -164,11 +164,15 @@ class Wire:
     def trailers(self, stream: int) -> dict[str, str]:
         """Return all headers of an answer up to its end."""
         all_headers: dict[str, str] = {}
-        while True:
-            flags, payload = self.until(Kind.HEADERS, stream)
-            all_headers |= dict(self.decoder.decode(payload))
-            if flags & 1:
-                return all_headers
+        while (found := self.frame()) is not None:
+            kind, flags, number, payload = found
+            # Those of other streams, too: later ones refer to earlier ones.
+            headers = dict(self.decoder.decode(payload)) if kind == Kind.HEADERS else {}
+            if number == stream:
+                all_headers |= headers
+                if kind == Kind.HEADERS and flags & 1:
+                    return all_headers
+        raise AssertionError("the server closed before the end of an answer")
 
     def ended(self) -> int | None:
         """Return the code that the connection ends with, or None where it is just closed."""

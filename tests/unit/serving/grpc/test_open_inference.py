@@ -10,6 +10,8 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from h2.connection import H2Connection
+from h2.stream import H2Stream
 from tests.unit.serving.grpc.front import DOUBLING, doubling
 
 from modelyard.serving.grpc.calls import Call
@@ -281,7 +283,7 @@ def test_calls_are_freed_when_they_are_over_without_a_search_for_cycles(front, c
         while front.do(lambda: len(front.server._connections)) and time.monotonic() < deadline:
             time.sleep(0.01)
         front.do(lambda: None)
-        left = [kept for kept in gc.get_objects() if isinstance(kept, (Call, Connection))]
+        left = [kept for kept in gc.get_objects() if isinstance(kept, (Call, Connection, H2Connection, H2Stream))]
     finally:
         gc.enable()
     assert left == []

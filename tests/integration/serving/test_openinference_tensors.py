@@ -77,7 +77,11 @@ def outputs(told, behind: bytes) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("raw", [set(), set(VALUES), {"text"}, {"half", "grid"}, {"big", "flag"}], ids=lambda raw: "-".join(sorted(raw)) or "none")
+@pytest.mark.parametrize(
+    "raw",
+    [set(), set(VALUES), {"text"}, {"half", "grid"}, {"big", "flag"}],
+    ids=lambda raw: "-".join(sorted(raw)) or "none",
+)
 @pytest.mark.parametrize("raw_answer", [True, False])
 def test_every_tensor_comes_back_however_it_is_sent(served, raw, raw_answer):
     told, behind = infer(served, raw, parameters={"binary_data_output": raw_answer})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,7 +33,7 @@ def input_shape(fields: Sequence[Field], *, flat: bool = False) -> tuple[int, ..
                 remedy="Use a transform of type one_hot, or leave it out of the importer's columns.",
             )
     if flat:
-        return (sum(int(np.prod(field.shape)) for field in fields),)
+        return (sum(math.prod(field.shape) for field in fields),)
     if len(fields) == 1 and fields[0].shape:
         return fields[0].shape
     arrays = [field.name for field in fields if field.shape]
@@ -69,7 +70,7 @@ def assemble(fields: Sequence[Field], columns: Columns, *, flat: bool = False) -
     joined = np.empty((rows, *shape), dtype=np.float32)
     start = 0
     for field in fields:
-        width = int(np.prod(field.shape))
+        width = math.prod(field.shape)
         joined[:, start : start + width] = columns[field.name].reshape(rows, width)
         start += width
     return joined

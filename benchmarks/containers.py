@@ -180,6 +180,7 @@ def _root(root: Path) -> None:
 
 def _needed(requirement: str, seen: set[str]) -> Iterator[str]:
     """Name a distribution and whatever it needs."""
+    # A requirement begins with a name, so there is a match.
     (name, extras) = re.match(r"([\w.-]+)(?:\[([^\]]*)\])?", requirement).groups()  # type: ignore[union-attr]
     normal = name.lower().replace("_", "-")
     if normal in seen:

@@ -282,9 +282,11 @@ def swap_ours(folder: Path, swaps: int, injected: int, span: float) -> dict[str,
     }  # fmt: skip
 
 
-def paced(swaps: int, swap: Callable[[int], None], pause: float = PAUSE) -> None:
-    """Swap again and again, with a pause after each."""
+def paced(swaps: int, swap: Callable[[int], None], pause: float = PAUSE, until: float = float("inf")) -> None:
+    """Swap again and again, with a pause after each, and begin none after a time on the monotonic clock."""
     for number in range(1, swaps + 1):
+        if time.monotonic() >= until:
+            break
         swap(number)
         time.sleep(pause)
 
@@ -326,7 +328,6 @@ def swap_mlserver(folder: Path, swaps: int, span: float, limit: float = 60.0) ->
     variables = peer_variables(folder) | {"PYTHONPATH": str(SERVERS)}
     row = np.random.default_rng(0).random(PIXELS).round(4).tolist()
     body = json.dumps({"inputs": [{"name": "input", "shape": [1, PIXELS], "datatype": "FP32", "data": row}]}).encode()
-    load = None
     with Server([program("mlserver", "mlserver"), "start", "."], folder, variables) as server:
         server.wait_answer(port, "POST", path, body, {"content-type": "application/json"})
         expected = {}
@@ -343,13 +344,7 @@ def swap_mlserver(folder: Path, swaps: int, span: float, limit: float = 60.0) ->
             time.sleep(1)
             edges = {"before": _span(lambda: time.sleep(span))}
             deadline = time.monotonic() + limit
-            done = 0
-            begun = time.monotonic()
-            while done < swaps and time.monotonic() < deadline:
-                done += 1
-                swap(done)
-                time.sleep(PAUSE)
-            edges["during"] = (begun, time.monotonic())
+            edges["during"] = _span(lambda: paced(swaps, swap, until=deadline))
             edges["after"] = _span(lambda: time.sleep(span))
             samples = load.stop()
         finally:

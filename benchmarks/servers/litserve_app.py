@@ -14,6 +14,7 @@ BATCHED = os.environ.get("BENCH_BATCHED") == "1"
 class Bench(litserve.LitAPI):
     """One model."""
 
+    # LitServe would take a type written here for a schema.
     def setup(self, device):  # type: ignore[no-untyped-def]
         """Load."""
         del device
@@ -36,6 +37,7 @@ class Bench(litserve.LitAPI):
         """Return the predictions, one for each request."""
         return list(output)
 
+    # LitServe would take a type written here for a schema.
     def encode_response(self, output):  # type: ignore[no-untyped-def]
         """Answer plain lists."""
         return {"predictions": [output.tolist()] if BATCHED else output.tolist()}

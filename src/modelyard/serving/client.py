@@ -314,6 +314,7 @@ class ServiceClient:
             NotFoundError: No service runs on the folder.
         """
         reply = self._ask(RepositoryIndexRequest())
+        # What the supervisor answers to this; for the type checker.
         assert isinstance(reply, RepositoryIndex)  # noqa: S101
         return reply
 
@@ -370,6 +371,7 @@ class ServiceClient:
 
     def _routed(self, request: ControlRequest) -> Routed:
         reply = self._ask(request)
+        # What the supervisor answers to this; for the type checker.
         assert isinstance(reply, Routed)  # noqa: S101
         return reply
 

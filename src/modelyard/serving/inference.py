@@ -249,6 +249,7 @@ class Taken:
             TooManyRowsError: It has more rows than the limit.
             HttpProblem: 500 the model could not answer.
         """
+        # A body that has no length comes with its size.
         large = beside or (len(body) if size is None else size) > LARGE_BODY  # type: ignore[arg-type]
         if self.generation.quick and not large:
             try:

@@ -109,6 +109,7 @@ class Sandbox:
             SandboxRefusedError: It says why it did not.
             SandboxLostError: It died, or took too long.
         """
+        # Started with pipes; for the type checker.
         assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101, PT018
         deadline = time.monotonic() + self._bounds.seconds
         try:

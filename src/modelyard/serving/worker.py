@@ -100,6 +100,8 @@ class Worker:
     def _grpc_server(self, inference: Inference, guard: Guard) -> GrpcServer:
         # protobuf and h2 take megabytes of each worker: only where gRPC is spoken.
         from modelyard.serving.grpc.front import grpc_server  # noqa: PLC0415
+
+        # Only who serves gRPC pays for it.
         from modelyard.serving.grpc.tls import tls_context  # noqa: PLC0415
 
         assert self._spec.grpc is not None  # noqa: S101  (narrows the type)

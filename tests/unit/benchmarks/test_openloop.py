@@ -59,6 +59,7 @@ def test_a_stall_of_a_second_is_charged_to_everything_that_was_due_meanwhile(fre
     # 200 were due, and on average each waited for half of the second: a closed loop would have seen eight.
     assert len(waited) > 150
     assert 0.35 < quantile(waited, 0.5) < 1.0
+    assert all(one.due + one.latency >= stall[1] for one in samples if stall[0] < one.due < stall[1])
     assert max(waited) > 0.9
 
 

@@ -168,6 +168,7 @@ class _Worker:
 
     def answer(self) -> Reply | None:
         """Return its next answer, or None where it died."""
+        # Started with a pipe.
         body = read(self.process.stdout)  # type: ignore[arg-type]
         return None if body is None else msgspec.msgpack.decode(body, type=Reply)
 
@@ -182,6 +183,7 @@ class _Worker:
 
     def _send(self, message: Setup | Part) -> None:
         with suppress(OSError):
+            # Started with a pipe.
             send(self.process.stdin.fileno(), message)  # type: ignore[union-attr]
 
 
@@ -264,6 +266,7 @@ class _Crew:
     def _hire(self) -> None:
         worker = _Worker(self._setup, self._log)
         self._workers.append(worker)
+        # Started with a pipe.
         self._selector.register(worker.process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
 
     def _hear(self, worker: _Worker) -> None:
@@ -280,6 +283,7 @@ class _Crew:
                 self._count(answer.number, answer.rows)
 
     def _bury(self, worker: _Worker) -> None:
+        # Started with a pipe.
         self._selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
         self._workers.remove(worker)
         worker.kill()

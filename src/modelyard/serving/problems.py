@@ -20,9 +20,12 @@ from modelyard.errors import (
     UnauthenticatedError,
 )
 
-__all__ = ["MEDIA_TYPE", "HttpProblem", "problem_of"]
+__all__ = ["MEDIA_TYPE", "OPEN_INFERENCE", "HttpProblem", "media_type_of", "problem_of"]
 
 MEDIA_TYPE = "application/problem+json"
+
+OPEN_INFERENCE = "/v2"
+"""Where paths of the Open Inference Protocol begin."""
 
 
 class HttpProblem(Exception):  # noqa: N818  (RFC 9457 calls it a problem)
@@ -76,6 +79,15 @@ class HttpProblem(Exception):  # noqa: N818  (RFC 9457 calls it a problem)
             members["error"] = self.detail
         members["request_id"] = request_id
         return msgspec.json.encode(members)
+
+
+def media_type_of(path: str) -> str:
+    """Return the media type of a problem document that answers a path.
+
+    Under `/v2` it is `application/json`, as the Open Inference Protocol has it: its clients look for the member `error`
+    in no other.
+    """
+    return "application/json" if path.startswith(OPEN_INFERENCE) else MEDIA_TYPE
 
 
 def problem_of(error: Exception) -> HttpProblem:

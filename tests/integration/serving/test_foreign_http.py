@@ -70,7 +70,9 @@ def test_kserves_client_is_answered(served):
     assert said["raw"] == said["json"] == [2.0, 4.0, 6.0]
     # It reads no version from the body.
     assert (said["id"], said["header"]) == ("one", "v1.0.0")
+    # It reads the member `error` only of application/json.
     assert said["missing"] == 404
+    assert said["why"].startswith("No model of that name is served here., '404 Not Found'")
 
 
 def test_the_client_generated_from_the_protocol_is_answered(served):

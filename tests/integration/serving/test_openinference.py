@@ -78,6 +78,7 @@ def test_what_can_not_be_done_is_told_as_the_protocol_has_it(served, path, body,
     answer = served.request("POST", path, json.dumps(body))
     assert answer.status == status, answer.body
     assert answer.json["error"] == answer.json["detail"]
+    assert answer.headers["content-type"] == "application/json"
 
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "9" * 30, "5000"])

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from modelyard.errors import ContractError, IntegrityError
-from modelyard.serving.problems import problem_of
+from modelyard.serving.problems import media_type_of, problem_of
 
 
 def test_a_problem_that_is_not_the_clients_fault_tells_no_particulars():
@@ -22,3 +23,17 @@ def test_a_problem_document_has_the_members_of_rfc_9457():
         "where": "row 1",
         "request_id": "id-1",
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type"),
+    [
+        ("/v2/models/m/infer", "application/json"),
+        ("/v2", "application/json"),
+        ("/v1/models/m/predict", "application/problem+json"),
+        ("/model", "application/problem+json"),
+        ("/", "application/problem+json"),
+    ],
+)
+def test_errors_of_the_open_inference_protocol_are_json_and_all_others_problem_documents(path, media_type):
+    assert media_type_of(path) == media_type

@@ -10,7 +10,7 @@ from modelyard.serving.http.body import BodyReader
 from modelyard.serving.http.routing import Access, Endpoint, Request, Response, Route, Router
 from modelyard.serving.http.rsgi import Exchange, RsgiHeaders, Scope
 from modelyard.serving.logs import Log
-from modelyard.serving.problems import MEDIA_TYPE, HttpProblem, problem_of
+from modelyard.serving.problems import HttpProblem, media_type_of, problem_of
 from modelyard.serving.request_ids import RequestIds
 from modelyard.serving.spec import Limits
 from modelyard.serving.tracing import Tracer, trace_fields
@@ -117,7 +117,7 @@ class Application:
             )
         else:
             self._log.info("request-refused", request=request_id, status=problem.status, code=problem.code, **traced)
-        headers = [("content-type", MEDIA_TYPE), *problem.headers, *named, ("x-request-id", request_id)]
+        headers = [("content-type", media_type_of(scope.path)), *problem.headers, *named, ("x-request-id", request_id)]
         exchange.response_bytes(
             problem.status, headers, problem.document(request_id, error=scope.path.startswith("/v2"))
         )

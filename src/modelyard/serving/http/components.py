@@ -10,10 +10,10 @@ import msgspec
 from modelyard.packages.contract import Contract
 from modelyard.serving.http.management import Beside, Labelled
 from modelyard.serving.http.schemas import Schema, reference
-from modelyard.serving.problems import MEDIA_TYPE
+from modelyard.serving.problems import OPEN_INFERENCE, media_type_of
 from modelyard.serving.wire import RepositoryEntry, SlotStatus
 
-__all__ = ["HEADERS", "PARAMETERS", "PROBLEMS", "common_schemas", "problem"]
+__all__ = ["HEADERS", "PARAMETERS", "PROBLEMS", "common_schemas", "problem_name", "problems"]
 
 TEXT: Schema = {"type": "string"}
 FLAG: Schema = {"type": "boolean"}
@@ -101,13 +101,23 @@ PARAMETERS: dict[str, Schema] = {
 """Parameters by the name of their component; those of paths are made where the path is."""
 
 
-def problem(status: int) -> Schema:
-    """Return the response of a problem document."""
+def problem_name(path: str, status: int) -> str:
+    """Return the component that tells of a problem document which answers a path."""
+    return ("OpenInferenceProblem" if path.startswith(OPEN_INFERENCE) else "Problem") + str(status)
+
+
+def problems() -> dict[str, Schema]:
+    """Return the responses that are problem documents: under `/v2` they have another media type."""
+    return {problem_name(path, status): _problem(path, status) for status in PROBLEMS for path in ("/", OPEN_INFERENCE)}
+
+
+def _problem(path: str, status: int) -> Schema:
     beside = {401: ("www-authenticate",), 429: ("retry-after",), 503: ("retry-after",)}.get(status, ())
+    schema = reference("OpenInferenceProblem" if path == OPEN_INFERENCE else "Problem")
     return {
         "description": PROBLEMS[status],
         "headers": {name: reference(name, "headers") for name in ("x-request-id", *beside)},
-        "content": {MEDIA_TYPE: {"schema": reference("Problem")}},
+        "content": {media_type_of(path): {"schema": schema}},
     }
 
 
@@ -171,14 +181,16 @@ def _plain() -> dict[str, Schema]:
         "detail": TEXT,
         "where": TEXT,
         "remedy": TEXT,
-        "error": {**TEXT, "description": "The detail, under /v2, as its protocol has it."},
         "request_id": TEXT,
     }
+    error = {**TEXT, "description": "The detail, as the protocol has it."}
+    required = ("type", "title", "status", "detail", "request_id")
     return {
         "Status": _object({"status": TEXT}),
         "ModelDescription": _object(description, required=("name", "state", "version", "generation")),
         "Models": _object({"models": {"type": "array", "items": reference("ModelDescription")}}),
-        "Problem": _object(members, required=("type", "title", "status", "detail", "request_id")),
+        "Problem": _object(members, required),
+        "OpenInferenceProblem": _object({"error": error, **members}, ("error", *required)),
     }
 
 

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import msgspec
 
 from modelyard.serving.auth.spec import AuthSpec, TlsSpec
-from modelyard.serving.http.components import HEADERS, PARAMETERS, PROBLEMS, common_schemas, problem
+from modelyard.serving.http.components import HEADERS, PARAMETERS, common_schemas, problem_name, problems
 from modelyard.serving.http.operations import LEFT_OUT, problems_of, told_of
 from modelyard.serving.http.routing import Endpoint, Request, Response, Route
 from modelyard.serving.http.schemas import Model, Schema, component, reference
@@ -173,7 +173,7 @@ def document_of(
         "paths": paths,
         "components": {
             "schemas": _schemas(models),
-            "responses": {f"Problem{status}": problem(status) for status in PROBLEMS},
+            "responses": problems(),
             "parameters": PARAMETERS,
             "headers": HEADERS,
             "securitySchemes": security.schemes(),
@@ -221,10 +221,12 @@ def _operation(pattern: str, method: str, endpoint: Endpoint, model: Model | Non
         operation["deprecated"] = True
     if told.body is not None:
         operation["requestBody"] = told.body
-    problems = problems_of(endpoint.access, told, secured=security.on)
     operation["responses"] = {
         **told.answers,
-        **{str(status): reference(f"Problem{status}", "responses") for status in problems},
+        **{
+            str(status): reference(problem_name(pattern, status), "responses")
+            for status in problems_of(endpoint.access, told, secured=security.on)
+        },
     }
     operation["security"] = security.required(endpoint.access)
     return operation

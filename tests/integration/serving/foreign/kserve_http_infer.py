@@ -31,7 +31,7 @@ async def main():
         try:
             await client.infer(url, request, model_name="none")
         except httpx.HTTPStatusError as error:
-            said["missing"] = error.response.status_code
+            said["missing"], said["why"] = error.response.status_code, str(error)
     return said
 
 

@@ -15,7 +15,7 @@ from modelyard.text import count
 from modelyard.yard import rooms
 
 if TYPE_CHECKING:
-    from modelyard.serving.wire import GenerationStatus, Routed, ShareStatus, SlotStatus
+    from modelyard.serving.asking import GenerationStatus, Routed, ShareStatus, SlotStatus
     from modelyard.yard.swapping import Overview, Swapping, SwapPlan
 
 __all__ = ["commands", "roll_back_service"]

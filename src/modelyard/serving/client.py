@@ -9,10 +9,8 @@ import msgspec
 
 from modelyard.errors import BusyError, IntegrityError, NotFoundError, RunError
 from modelyard.files import storage_errors
-from modelyard.serving.control import connect
-from modelyard.serving.wire import (
+from modelyard.serving.asking import (
     CanaryRequest,
-    Channel,
     ControlReply,
     ControlRequest,
     EndCanaryRequest,
@@ -34,8 +32,9 @@ from modelyard.serving.wire import (
     Swapped,
     SwapRequest,
     UnloadRequest,
-    error_of,
 )
+from modelyard.serving.control import connect
+from modelyard.serving.wire import Channel, error_of
 
 __all__ = ["SERVICE_FILE", "STOPPED_FILE", "ServiceClient", "ServiceFile"]
 

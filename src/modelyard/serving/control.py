@@ -13,8 +13,9 @@ import msgspec
 
 from modelyard.errors import InputError
 from modelyard.files import storage_errors
+from modelyard.serving.asking import ControlReply, ControlRequest, Failed
 from modelyard.serving.logs import Log
-from modelyard.serving.wire import Channel, ControlReply, ControlRequest, Failed, failure_of
+from modelyard.serving.wire import Channel, failure_of
 
 __all__ = ["SOCKET", "ControlServer", "connect"]
 

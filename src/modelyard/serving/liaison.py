@@ -7,7 +7,8 @@ import itertools
 from collections.abc import Callable
 
 from modelyard.errors import BusyError
-from modelyard.serving.wire import Ask, ControlReply, ControlRequest, Failed, error_of
+from modelyard.serving.asking import ControlReply, ControlRequest, Failed
+from modelyard.serving.wire import Ask, error_of
 
 __all__ = ["Liaison"]
 

@@ -16,6 +16,7 @@ import msgspec
 
 from modelyard.errors import ModelyardError, RunError, WorkerLostError
 from modelyard.records import Failure
+from modelyard.serving.asking import ControlReply, ControlRequest
 from modelyard.serving.board import Board
 from modelyard.serving.logs import Log
 from modelyard.serving.spec import STAGED, ServiceSpec, WorkerSpec
@@ -27,8 +28,6 @@ from modelyard.serving.wire import (
     Answered,
     Ask,
     Channel,
-    ControlReply,
-    ControlRequest,
     Drain,
     Keep,
     Load,

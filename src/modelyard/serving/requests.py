@@ -9,18 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from modelyard.errors import ModelyardError, RefusedError
-from modelyard.serving.board import Board
-from modelyard.serving.faults import Faults
-from modelyard.serving.follower import Follower
-from modelyard.serving.install import Installed
-from modelyard.serving.judge import Judge
-from modelyard.serving.pool import Pool
-from modelyard.serving.repository import Repository
-from modelyard.serving.roles import Roles
-from modelyard.serving.staging import Staging
-from modelyard.serving.state import GenerationRecord, Share, SlotRecord
-from modelyard.serving.swap import Swapper
-from modelyard.serving.wire import (
+from modelyard.serving.asking import (
     CanaryRequest,
     ControlReply,
     ControlRequest,
@@ -33,7 +22,6 @@ from modelyard.serving.wire import (
     RepositoryEntry,
     RepositoryIndex,
     RepositoryIndexRequest,
-    Role,
     RollbackRequest,
     Routed,
     ServiceStatus,
@@ -50,6 +38,18 @@ from modelyard.serving.wire import (
     Unloaded,
     UnloadRequest,
 )
+from modelyard.serving.board import Board
+from modelyard.serving.faults import Faults
+from modelyard.serving.follower import Follower
+from modelyard.serving.install import Installed
+from modelyard.serving.judge import Judge
+from modelyard.serving.pool import Pool
+from modelyard.serving.repository import Repository
+from modelyard.serving.roles import Roles
+from modelyard.serving.staging import Staging
+from modelyard.serving.state import GenerationRecord, Share, SlotRecord
+from modelyard.serving.swap import Swapper
+from modelyard.serving.wire import Role
 
 __all__ = ["Place", "Requests"]
 

@@ -21,6 +21,7 @@ import msgspec
 from modelyard.errors import BusyError, InputError, MissingExtraError, ModelyardError
 from modelyard.files import storage_error, storage_errors, write_atomically
 from modelyard.records import Failure
+from modelyard.serving.asking import ControlReply, ControlRequest
 from modelyard.serving.auth.guard import check_auth
 from modelyard.serving.auth.tls import check_tls
 from modelyard.serving.board import Board
@@ -42,7 +43,7 @@ from modelyard.serving.staging import Shelf, Staging
 from modelyard.serving.state import Committed, CommittedFile, GenerationRecord, Page, SlotRecord
 from modelyard.serving.swap import Swapper
 from modelyard.serving.tracers import check_tracing
-from modelyard.serving.wire import ControlReply, ControlRequest, Role, failure_of
+from modelyard.serving.wire import Role, failure_of
 
 __all__ = ["Limits", "Live", "ServiceSpec", "run_service"]
 

@@ -21,13 +21,14 @@ import msgspec
 from modelyard.errors import InputError, ModelyardError, StorageError
 from modelyard.files import durable_rename, storage_errors, sync_folder, write_atomically
 from modelyard.records import Failure
+from modelyard.serving.asking import Staged, StagePart, Swapped
 from modelyard.serving.board import Board
 from modelyard.serving.install import Fetch
 from modelyard.serving.logs import Log
 from modelyard.serving.sandbox import Bounds, Sandbox, SandboxLostError, SandboxRefusedError
 from modelyard.serving.spec import STAGED
 from modelyard.serving.swap import Swapper
-from modelyard.serving.wire import Staged, StagePart, Swapped, failure_of
+from modelyard.serving.wire import failure_of
 
 __all__ = ["Shelf", "Staging"]
 

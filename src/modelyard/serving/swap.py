@@ -7,9 +7,9 @@ import time
 import msgspec
 
 from modelyard.errors import NotFoundError
+from modelyard.serving.asking import Swapped
 from modelyard.serving.install import Fetch, Installed, Installer, Verify
 from modelyard.serving.state import GenerationRecord, Page, SlotRecord
-from modelyard.serving.wire import Swapped
 
 __all__ = ["Fetch", "Swapper", "Verify"]
 

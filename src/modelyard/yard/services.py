@@ -30,10 +30,10 @@ from modelyard.errors import (
 from modelyard.files import storage_errors
 from modelyard.records import Failure
 from modelyard.releases.events import topic_of
+from modelyard.serving.asking import ServiceStatus
 from modelyard.serving.client import ServiceClient
 from modelyard.serving.service import run_service
 from modelyard.serving.spec import Live
-from modelyard.serving.wire import ServiceStatus
 from modelyard.yard.project import INTERNAL
 from modelyard.yard.review import fetch_package
 from modelyard.yard.specification import specification

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from modelyard.errors import NotFoundError, RefusedError
+from modelyard.serving.asking import GenerationStatus, ServiceStatus, SlotStatus
 from modelyard.serving.client import ServiceClient, ServiceFile
-from modelyard.serving.wire import GenerationStatus, ServiceStatus, SlotStatus
 
 if TYPE_CHECKING:
     from modelyard.yard.yard import Yard

@@ -10,12 +10,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from modelyard.errors import BusyError, ModelyardError, NotFoundError, RefusedError
-from modelyard.serving.grpc.calls import Call, Method
-from modelyard.serving.grpc.messages import message
-from modelyard.serving.grpc.open_inference import SERVICE
-from modelyard.serving.liaison import Liaison
-from modelyard.serving.problems import HttpProblem
-from modelyard.serving.wire import (
+from modelyard.serving.asking import (
     ControlReply,
     ControlRequest,
     LoadRequest,
@@ -23,6 +18,11 @@ from modelyard.serving.wire import (
     RepositoryIndexRequest,
     UnloadRequest,
 )
+from modelyard.serving.grpc.calls import Call, Method
+from modelyard.serving.grpc.messages import message
+from modelyard.serving.grpc.open_inference import SERVICE
+from modelyard.serving.liaison import Liaison
+from modelyard.serving.problems import HttpProblem
 
 __all__ = ["Repository"]
 

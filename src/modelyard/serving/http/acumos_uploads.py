@@ -16,6 +16,7 @@ import msgspec
 
 from modelyard.errors import RefusedError
 from modelyard.files import write_atomically
+from modelyard.serving.asking import Staged, StagePart
 from modelyard.serving.http.acumos import ANSWERS, OCTETS, PREFIXES, PROTO_BYTES, by_rows, parsed, query_of
 from modelyard.serving.http.forms import open_form
 from modelyard.serving.http.negotiation import acceptable
@@ -26,7 +27,6 @@ from modelyard.serving.liaison import Liaison
 from modelyard.serving.loading import JSON
 from modelyard.serving.problems import HttpProblem
 from modelyard.serving.sandbox import SandboxLostError, SandboxRefusedError
-from modelyard.serving.wire import Staged, StagePart
 
 if TYPE_CHECKING:
     from modelyard.serving.http.acumos_calls import Kind

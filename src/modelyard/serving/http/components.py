@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import msgspec
 
 from modelyard.packages.contract import Contract
+from modelyard.serving.asking import RepositoryEntry, SlotStatus
 from modelyard.serving.http.management import Beside, Labelled
 from modelyard.serving.http.schemas import Schema, reference
 from modelyard.serving.problems import OPEN_INFERENCE, media_type_of
-from modelyard.serving.wire import RepositoryEntry, SlotStatus
 
 __all__ = ["HEADERS", "PARAMETERS", "PROBLEMS", "common_schemas", "problem_name", "problems"]
 

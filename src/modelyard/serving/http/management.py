@@ -6,12 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from modelyard.serving.http.routing import Endpoint, Request, Response, Route
-from modelyard.serving.liaison import Liaison
-from modelyard.serving.loading import JSON
-from modelyard.serving.problems import HttpProblem
-from modelyard.serving.route import MILLION
-from modelyard.serving.wire import (
+from modelyard.serving.asking import (
     CanaryRequest,
     ControlRequest,
     EndCanaryRequest,
@@ -24,6 +19,11 @@ from modelyard.serving.wire import (
     ShareRequest,
     StatusRequest,
 )
+from modelyard.serving.http.routing import Endpoint, Request, Response, Route
+from modelyard.serving.liaison import Liaison
+from modelyard.serving.loading import JSON
+from modelyard.serving.problems import HttpProblem
+from modelyard.serving.route import MILLION
 
 __all__ = ["Beside", "Labelled", "Management"]
 

@@ -14,6 +14,7 @@ import msgspec
 
 from modelyard.contracts import Columns
 from modelyard.packages.codecs import tensors
+from modelyard.serving.asking import LoadRequest, RepositoryIndex, RepositoryIndexRequest, UnloadRequest
 from modelyard.serving.http.routing import Answering, Endpoint, Request, Response, Route
 from modelyard.serving.inference import Inference, model_missing
 from modelyard.serving.liaison import Liaison
@@ -21,7 +22,6 @@ from modelyard.serving.loading import JSON, Served
 from modelyard.serving.problems import HttpProblem
 from modelyard.serving.slots import Generation, Slot
 from modelyard.serving.state import Page
-from modelyard.serving.wire import LoadRequest, RepositoryIndex, RepositoryIndexRequest, UnloadRequest
 
 __all__ = ["EXTENSIONS", "PLATFORM", "OpenInference", "server_metadata"]
 

@@ -309,7 +309,7 @@ def _sooner(group: Group, peer: str) -> Promise:
 
 
 BENCHMARK = Benchmark(
-    "serving", measure, tables, promises, 2, ("modelyard", "onnxruntime", "granian", "scikit-learn"), PEERS
+    "serving", measure, tables, promises, 2, ("modelyard", "onnxruntime", "httptools", "scikit-learn"), PEERS
 )
 
 

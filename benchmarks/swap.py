@@ -164,7 +164,7 @@ def promises(results: dict[str, Any]) -> list[Promise]:
     ]
 
 
-BENCHMARK = Benchmark("swap", measure, tables, promises, 3, ("modelyard", "onnxruntime", "granian"))
+BENCHMARK = Benchmark("swap", measure, tables, promises, 3, ("modelyard", "onnxruntime", "httptools"))
 
 
 def main() -> None:

@@ -436,7 +436,7 @@ def promises(results: dict[str, Any]) -> list[Promise]:
     return [*none, Promise("p99 during 1,000 swaps over the steady one", "≤ 1.5", f"{ratio:.2f}", ratio <= 1.5)]
 
 
-BENCHMARK = Benchmark("swaps", measure, tables, promises, 1, ("modelyard", "onnxruntime", "granian"), ("mlserver",))
+BENCHMARK = Benchmark("swaps", measure, tables, promises, 1, ("modelyard", "onnxruntime", "httptools"), ("mlserver",))
 
 
 def main() -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from typing import Any
 
-from modelyard.serving.http.server import HttpServer, new_event_loop
+from modelyard.serving.accepting import new_event_loop
+from modelyard.serving.http.exchange import Exchange
+from modelyard.serving.http.server import HttpServer
 
 
 def main() -> None:
@@ -21,16 +22,16 @@ def main() -> None:
     listening.bind(("127.0.0.1", port))
     listening.listen(1024)
     listening.setblocking(False)
-    worker = next((number for number in range(1, workers) if os.fork() == 0), 0)
+    next((number for number in range(1, workers) if os.fork() == 0), 0)
     headers = [("content-type", "application/json")]
 
-    async def application(_scope: Any, exchange: Any) -> None:
+    async def application(exchange: Exchange) -> None:
         if read:
-            await exchange()
-        exchange.response_bytes(200, headers, answer)
+            await exchange.read()
+        exchange.answer(200, headers, answer)
 
     loop = new_event_loop()
-    server = HttpServer(application, loop, listening.fileno(), worker)
+    server = HttpServer(application, lambda problem: (headers, problem.detail.encode()), loop, listening.fileno(), 30.0)
     loop.call_soon(server.start)
     loop.run_forever()
 

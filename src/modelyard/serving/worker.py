@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from modelyard.errors import ModelyardError, RefusedError
+from modelyard.serving.accepting import new_event_loop
 from modelyard.serving.auth.guard import Guard, guard_of
-from modelyard.serving.auth.tls import tls_arguments
+from modelyard.serving.auth.tls import tls_context
 from modelyard.serving.http.application import Application
 from modelyard.serving.http.credentials import HttpCredentials
-from modelyard.serving.http.server import HttpServer, new_event_loop
+from modelyard.serving.http.server import HttpServer
 from modelyard.serving.http.surfaces import routes_of
 from modelyard.serving.inference import Inference
 from modelyard.serving.liaison import Liaison
@@ -92,7 +93,10 @@ class Worker:
         routes = routes_of(inference, self._liaison, spec.auth, spec.tls, spec.uploads, explicit=spec.explicit)
         guard = guard_of(spec.auth, self._log, hosts=spec.hosts, anonymous=spec.anonymous)
         application = Application(routes, spec.limits, self._log, spec.worker, HttpCredentials(guard), self._tracer)
-        self._server = HttpServer(application, self._loop, spec.listening, spec.worker, tls_arguments(spec.tls))
+        tls = tls_context(spec.tls, "http/1.1") if spec.tls is not None else None
+        self._server = HttpServer(
+            application, application.refusal, self._loop, spec.listening, spec.limits.body_seconds, tls
+        )
         self._grpc = self._grpc_server(inference, guard) if spec.grpc is not None else None
         self._accept = asyncio.Event()
         self._stop = asyncio.Event()
@@ -101,11 +105,8 @@ class Worker:
         # protobuf and h2 take megabytes of each worker: only where gRPC is spoken.
         from modelyard.serving.grpc.front import grpc_server  # noqa: PLC0415
 
-        # Only who serves gRPC pays for it.
-        from modelyard.serving.grpc.tls import tls_context  # noqa: PLC0415
-
         assert self._spec.grpc is not None  # noqa: S101  (narrows the type)
-        tls = tls_context(self._spec.tls) if self._spec.tls is not None else None
+        tls = tls_context(self._spec.tls, "h2") if self._spec.tls is not None else None
         return grpc_server(inference, self._liaison, self._loop, self._spec.grpc, self._spec.worker, guard, tls)
 
     def run(self) -> int:

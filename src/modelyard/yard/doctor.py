@@ -22,7 +22,7 @@ __all__ = ["Finding", "examine"]
 ENOUGH_DISK = 2 * 1024**3
 """Bytes under which a training run is likely to fill the disk."""
 
-EXTRAS = {"torch": "torch", "sklearn": "sklearn", "onnx": "onnxruntime", "serve": "granian", "plots": "matplotlib"}
+EXTRAS = {"torch": "torch", "sklearn": "sklearn", "onnx": "onnxruntime", "serve": "httptools", "plots": "matplotlib"}
 """Extra to the module that shows whether it is installed."""
 
 

@@ -70,7 +70,7 @@ def test_importing_the_client_loads_no_table_library_and_nothing_of_the_runner()
     loaded = set(
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     )
-    assert not loaded & {"pyarrow", "pandas", "granian", "pydantic", "opentelemetry", "modelyard.serving"}
+    assert not loaded & {"pyarrow", "pandas", "httptools", "pydantic", "opentelemetry", "modelyard.serving"}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from modelyard.yard import rooms
 
 HEAVY = (
     "numpy", "pydantic", "sqlalchemy", "alembic", "torch", "sklearn", "pyarrow", "fsspec", "rich", "onnxruntime",
-    "ruamel", "cryptography", "granian", "matplotlib", "asyncio",
+    "ruamel", "cryptography", "httptools", "matplotlib", "asyncio",
 )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def test_help_loads_no_heavy_library() -> None:
 
 
 NEVER = {
-    "torch", "sklearn", "skops", "onnx", "onnxruntime", "granian", "uvloop", "prometheus_client", "matplotlib", "PIL",
+    "torch", "sklearn", "skops", "onnx", "onnxruntime", "httptools", "uvloop", "prometheus_client", "matplotlib", "PIL",
     "alembic", "pyarrow", "pandas", "fsspec", "safetensors", "numpy", "aiohttp", "httpx",
 }  # fmt: skip
 """What no command loads that only looks."""

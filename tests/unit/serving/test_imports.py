@@ -8,7 +8,7 @@ ALLOWED = {
     "numpy",
     "msgspec",
     "onnxruntime",
-    "granian",
+    "httptools",
     "uvloop",
     "prometheus_client",
     "safetensors",

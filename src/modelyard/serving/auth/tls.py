@@ -1,4 +1,4 @@
-"""TLS as granian's worker takes it. The files are tried with OpenSSL first, which says what is wrong with them."""
+"""TLS of a service's ports: one certificate, its roots for clients and oldest version, for HTTP and gRPC alike."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from modelyard.errors import InputError
 from modelyard.files import storage_errors
 from modelyard.serving.auth.spec import TlsSpec
 
-__all__ = ["PLAINTEXT", "TlsArguments", "check_tls", "tls_arguments"]
-
-TlsArguments = tuple[bool, str | None, str | None, str | None, str, str | None, list[str], bool]
-"""Whether there is TLS; certificate, key, its passphrase; oldest version; clients' roots, revoked, whether required."""
-
-PLAINTEXT: TlsArguments = (False, None, None, None, "tls1.3", None, [], False)
+__all__ = ["check_tls", "tls_context"]
 
 
 def check_tls(tls: TlsSpec) -> None:
@@ -47,19 +42,23 @@ def check_tls(tls: TlsSpec) -> None:
             ) from error
 
 
-def tls_arguments(tls: TlsSpec | None) -> TlsArguments:
-    """Return the last arguments of granian's RSGIWorker before its metrics; None is plain text.
+def tls_context(tls: TlsSpec, protocol: str) -> ssl.SSLContext:
+    """Return what connections are encrypted by; who has roots for clients demands their certificates.
 
-    A client's certificate is demanded wherever there are roots for it: granian by itself goes on without when either
-    is missing.
+    Args:
+        tls: Files and the oldest version.
+        protocol: What is spoken inside, by its name for ALPN (RFC 7301): `http/1.1` or `h2`.
     """
-    if tls is None:
-        return PLAINTEXT
-    roots = str(tls.client_ca.resolve()) if tls.client_ca is not None else None
-    return (
-        True, str(tls.certificate.resolve()), str(tls.key.resolve()), None, f"tls{tls.minimum}", roots, [],
-        roots is not None,
-    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3 if tls.minimum == "1.3" else ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(tls.certificate, tls.key)
+    # HTTP/2 forbids what this would allow (RFC 9113, section 9.2.1), and HTTP/1.1 does not need it.
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols([protocol])
+    if tls.client_ca is not None:
+        context.load_verify_locations(tls.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def _no_passphrase() -> str:

@@ -129,7 +129,7 @@ class Acumos:
         wanted = acceptable(request.header("accept"), METHOD_KINDS, kind)
         with self._inference.take(name, request.id, key=request.routing_key, trace=request.trace) as taken:
             request.named = taken.generation.headers
-            body = await request.body(self_delimiting=kind == JSON)
+            body = await request.body()
             await _prepare(taken.generation.served)
             call: Call = _calls().Call(
                 "json" if kind == JSON else "binary", operation, wanted, max_rows=self._inference.limits.rows
@@ -217,7 +217,7 @@ async def _answered(taken: Taken, body: bytes, call: Call, *, beside: bool) -> b
 
 def query_of(request: Request, name: str) -> str | None:
     """Return a query parameter, or None; raises HttpProblem 400 where it stands there twice."""
-    query = request.scope.query_string
+    query = request.exchange.query
     if not query or name not in query:
         return None
     try:

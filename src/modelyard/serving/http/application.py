@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from modelyard.serving.http.body import BodyReader
+from modelyard.serving.http.exchange import Exchange, Headers
 from modelyard.serving.http.routing import Access, Endpoint, Request, Response, Route, Router
-from modelyard.serving.http.rsgi import Exchange, RsgiHeaders, Scope
 from modelyard.serving.logs import Log
-from modelyard.serving.problems import HttpProblem, media_type_of, problem_of
+from modelyard.serving.problems import MEDIA_TYPE, HttpProblem, media_type_of, problem_of
 from modelyard.serving.request_ids import RequestIds
 from modelyard.serving.spec import Limits
 from modelyard.serving.tracing import Tracer, trace_fields
@@ -25,7 +25,7 @@ TRACED = frozenset({"infer", "load", "promote"})
 class HttpGuard(Protocol):
     """Decides who may do what."""
 
-    def check(self, scope: Scope, headers: RsgiHeaders, access: Access, model: str | None) -> str | None:
+    def check(self, headers: Mapping[str, str], access: Access, model: str | None) -> str | None:
         """Return who asks, or None where nobody needs to say; raises the error that tells why not."""
 
 
@@ -57,29 +57,29 @@ class Application:
         self._tracer = tracer
         self._ids = RequestIds(worker)
 
-    async def __call__(self, scope: Scope, exchange: Exchange) -> None:
+    async def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
-        headers = scope.headers
+        headers = exchange.headers
         request_id = self._ids.of(headers.get("x-request-id"))
         request: Request | None = None
         try:
-            route, parameters = self.router.resolve(scope.path)
-            method = scope.method
+            route, parameters = self.router.resolve(exchange.path)
+            method = exchange.method
             endpoint = route.endpoints.get("GET" if method == "HEAD" else method)
             if endpoint is None:
                 raise HttpProblem(405, "method", f"{method} is not allowed here.", headers=(("allow", route.allow),))
-            request = Request(scope, exchange, request_id, parameters, self._bodies)
+            request = Request(exchange, request_id, parameters, self._bodies)
             if self._guard is not None:
                 model = parameters[route.model] if route.model is not None else None
-                request.principal = self._guard.check(scope, headers, endpoint.access, model)
+                request.principal = self._guard.check(headers, endpoint.access, model)
             timeout = headers.get("x-request-timeout")
             tracer = self._tracer
             answering = endpoint.handler(request) if tracer is None else _traced(tracer, request, route, endpoint)
             response = await (answering if timeout is None else self._in_time(answering, timeout))
             response.headers.append(("x-request-id", request_id))
-            exchange.response_bytes(response.status, response.headers, b"" if method == "HEAD" else response.body)
+            exchange.answer(response.status, response.headers, response.body)
         except Exception as error:
-            self._answer_problem(scope, exchange, error, request_id, request)
+            self._answer_problem(exchange, error, request_id, request)
 
     async def _in_time(self, answering: Coroutine[Any, Any, Response], given: str) -> Response:
         """Answer within the seconds that the client still waits."""
@@ -101,7 +101,6 @@ class Application:
 
     def _answer_problem(
         self,
-        scope: Scope,
         exchange: Exchange,
         error: Exception,
         request_id: str,
@@ -110,26 +109,32 @@ class Application:
         problem = problem_of(error)
         named = request.named if request is not None else ()
         trace = request.trace if request is not None else None
-        traced = trace_fields(scope.headers.get("traceparent")) if trace is None else trace.fields
+        traced = trace_fields(exchange.headers.get("traceparent")) if trace is None else trace.fields
         if problem.status >= 500 and problem.code != "not-ready":
             self._log.error(
                 "request-failed", request=request_id, status=problem.status, reason=repr(error)[:500], **traced
             )
         else:
             self._log.info("request-refused", request=request_id, status=problem.status, code=problem.code, **traced)
-        headers = [("content-type", media_type_of(scope.path)), *problem.headers, *named, ("x-request-id", request_id)]
-        exchange.response_bytes(
-            problem.status, headers, problem.document(request_id, error=scope.path.startswith("/v2"))
-        )
+        path = exchange.path
+        headers = [("content-type", media_type_of(path)), *problem.headers, *named, ("x-request-id", request_id)]
+        exchange.answer(problem.status, headers, problem.document(request_id, error=path.startswith("/v2")))
+
+    def refusal(self, problem: HttpProblem) -> tuple[Headers, bytes]:
+        """Return how a request is answered whose head could not be read, and take it down."""
+        request_id = self._ids.of(None)
+        self._log.info("request-refused", request=request_id, status=problem.status, code=problem.code)
+        headers = [("content-type", MEDIA_TYPE), *problem.headers, ("x-request-id", request_id)]
+        return headers, problem.document(request_id)
 
 
 async def _traced(tracer: Tracer, request: Request, route: Route, endpoint: Endpoint) -> Response:
     """Answer within a trace."""
     if endpoint.access not in TRACED:
         return await endpoint.handler(request)
-    method = request.scope.method
+    method = request.exchange.method
     attributes = {
-        "http.request.method": method, "http.route": route.pattern, "url.path": request.scope.path,
+        "http.request.method": method, "http.route": route.pattern, "url.path": request.exchange.path,
         "modelyard.request_id": request.id,
     }  # fmt: skip
     parent, state = request.header("traceparent"), request.header("tracestate")

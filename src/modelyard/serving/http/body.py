@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from modelyard.serving.http.compression import coding_of, inflate
-from modelyard.serving.http.rsgi import Exchange, Scope
-from modelyard.serving.http.server import CONNECTION_LOST
+from modelyard.serving.http.exchange import BodyLostError, Exchange
 from modelyard.serving.problems import HttpProblem
 from modelyard.serving.spec import Limits
 
@@ -32,50 +31,35 @@ class BodyReader:
         self._limits = limits
         self._patience = _Patience(limits.body_seconds)
 
-    async def read(self, scope: Scope, exchange: Exchange, *, self_delimiting: bool = False) -> bytes:
+    async def read(self, exchange: Exchange) -> bytes:
         """Return the whole body, unpacked where it is compressed.
 
         Args:
-            scope: The request's head.
-            exchange: Where the body comes from.
-            self_delimiting: Whether a body that was cut off can be told from a whole one, as in JSON: the server does
-                not say where a chunked body ended too early, so any other needs its length.
+            exchange: The request.
 
         Raises:
-            HttpProblem: 400 cut off or contradictory, 408 too slow, 411 no length, 413 too large, 415 compressed
-                in an unknown way.
+            HttpProblem: 400 cut off, 408 too slow, 413 too large, 415 compressed in an unknown way.
         """
-        headers = scope.headers
-        coding = coding_of(headers.get("content-encoding"))
+        coding = coding_of(exchange.headers.get("content-encoding"))
+        body = await self._arrived(exchange)
         if coding is None:
-            return await self._arrived(scope, exchange, self_delimiting=self_delimiting)
-        # A compressed body says itself where it ends.
-        body = await self._arrived(scope, exchange, self_delimiting=True)
+            return body
         limits = self._limits
         unpack = functools.partial(inflate, body, coding, limit=limits.body_bytes, ratio=limits.decompression_ratio)
         if len(body) <= BESIDE:
             return unpack()
         return await asyncio.get_running_loop().run_in_executor(None, unpack)
 
-    async def _arrived(self, scope: Scope, exchange: Exchange, *, self_delimiting: bool) -> bytes:
+    async def _arrived(self, exchange: Exchange) -> bytes:
         """Return the whole body as it came."""
-        headers = scope.headers
-        announced = headers.get("content-length")
-        chunked = headers.get("transfer-encoding") is not None
-        if chunked and announced is not None:
-            raise HttpProblem(400, "malformed", "The request has both a content length and a transfer encoding.")
-        if chunked and not self_delimiting:
-            # The server does not tell a body that was cut off from a whole one, and half a table is a table too.
-            raise HttpProblem(
-                411, "length-required", "A body of this kind needs its length.", remedy="Send Content-Length, or JSON."
-            )
+        announced = exchange.headers.get("content-length")
+        within = announced is not None and int(announced) <= self._limits.body_bytes
+        if exchange.complete and within:
+            return await exchange.read()
         task = self._patience.begin()
         try:
-            if not chunked and (announced is None or int(announced) <= self._limits.body_bytes):
-                # The server ends the body at the announced length, and one that falls short of it is an error.
-                return await exchange()
-            return await self._read_pieces(exchange)
-        except CONNECTION_LOST:
+            return await (exchange.read() if within else self._read_pieces(exchange))
+        except BodyLostError:
             raise _incomplete() from None
         except asyncio.CancelledError:
             if self._patience.ended(task):
@@ -88,7 +72,7 @@ class BodyReader:
         limit = self._limits.body_bytes
         pieces: list[bytes] = []
         size = 0
-        async for piece in exchange:
+        async for piece in exchange.pieces():
             size += len(piece)
             if size <= limit:
                 pieces.append(piece)
@@ -101,28 +85,22 @@ class BodyReader:
             raise _too_large(limit)
         return b"".join(pieces)
 
-    async def stream(
-        self, scope: Scope, exchange: Exchange, *, body_bytes: int, self_delimiting: bool = False
-    ) -> AsyncIterator[bytes]:
+    async def stream(self, exchange: Exchange, *, body_bytes: int) -> AsyncIterator[bytes]:
         """Yield a body that is too large to be held, piece by piece; each may take as long as a whole small one.
 
         Args:
-            scope: The request's head.
-            exchange: Where the body comes from.
+            exchange: The request.
             body_bytes: How long it may be.
-            self_delimiting: As for `read`.
 
         Raises:
             HttpProblem: As `read`.
         """
-        if coding_of(scope.headers.get("content-encoding")) is not None:
+        if coding_of(exchange.headers.get("content-encoding")) is not None:
             raise HttpProblem(415, "content-encoding", "The body is compressed.", remedy="Send it uncompressed.")
-        announced = scope.headers.get("content-length")
-        if announced is None and not self_delimiting:
-            raise HttpProblem(411, "length-required", "The body needs its length.", remedy="Send Content-Length.")
+        announced = exchange.headers.get("content-length")
         if announced is not None and int(announced) > body_bytes:
             raise _too_large(body_bytes)
-        pieces = aiter(exchange)
+        pieces = exchange.pieces()
         size = 0
         while True:
             try:
@@ -132,14 +110,12 @@ class BodyReader:
                 break
             except TimeoutError:
                 raise _too_slow(self._limits.body_seconds) from None
-            except CONNECTION_LOST:
+            except BodyLostError:
                 raise _incomplete() from None
             size += len(piece)
             if size > body_bytes:
                 raise _too_large(body_bytes)
             yield piece
-        if announced is not None and size != int(announced):
-            raise _incomplete()
 
 
 class _Patience:

@@ -26,7 +26,6 @@ PROBLEMS = {
     406: "No answer in an accepted media type.",
     408: "The body did not arrive in time; the connection is closed.",
     409: "It can't be done as things stand.",
-    411: "A body of this kind needs its length.",
     413: "Too many bytes or rows.",
     415: "Unknown media type, character set or compression.",
     422: "The body does not fit the model's contract; `where` names the place.",

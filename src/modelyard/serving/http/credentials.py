@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from modelyard.serving.auth.guard import Guard
 from modelyard.serving.http.routing import Access
-from modelyard.serving.http.rsgi import RsgiHeaders, Scope
 
 __all__ = ["HttpCredentials"]
 
@@ -19,7 +20,7 @@ class HttpCredentials:
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
 
-    def check(self, scope: Scope, headers: RsgiHeaders, access: Access, model: str | None) -> str | None:
+    def check(self, headers: Mapping[str, str], access: Access, model: str | None) -> str | None:
         """Return who asks, or None where nobody needs to say.
 
         Raises:
@@ -29,7 +30,7 @@ class HttpCredentials:
         """
         guard = self._guard
         if guard.open:
-            guard.admit(headers.get("host", scope.authority), headers.get("origin"), headers.get("sec-fetch-site"))
+            guard.admit(headers.get("host"), headers.get("origin"), headers.get("sec-fetch-site"))
             guard.check(None, None, access, model)
             return None
         principal = guard.check(headers.get("authorization"), headers.get("x-api-key"), access, model)

@@ -119,9 +119,7 @@ class _Reading:
         problem: HttpProblem | None = None
         received, started = 0, time.monotonic()
         # The last boundary says where a form ends, so one of unknown length may come in chunks.
-        pieces = request.bodies.stream(
-            request.scope, request.exchange, body_bytes=most + DISCARD, self_delimiting=True
-        )  # fmt: skip
+        pieces = request.bodies.stream(request.exchange, body_bytes=most + DISCARD)
         try:
             async for piece in pieces:
                 received += len(piece)

@@ -142,6 +142,6 @@ class Management:
 
 async def _body(request: Request, kind: type[Any]) -> Any:
     try:
-        return msgspec.json.decode(await request.body(self_delimiting=True), type=kind)
+        return msgspec.json.decode(await request.body(), type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise HttpProblem(400, "malformed", f"The body is not what this path takes: {error}.") from None

@@ -83,7 +83,7 @@ class OpenInference:
             name, request.id, key=request.routing_key, version=version, trace=request.trace
         ) as taken:
             request.named = taken.generation.headers
-            body = await request.body(self_delimiting=length is None)
+            body = await request.body()
             asked: tensors.Request | None = None
 
             def decode(served: Served, given: bytes) -> Columns:
@@ -150,14 +150,14 @@ class OpenInference:
 
     async def index(self, request: Request) -> Response:
         """List the versions that may be loaded, and those that are served."""
-        asked = _given(await request.body(self_delimiting=True), _Index)
+        asked = _given(await request.body(), _Index)
         found = await self._liaison.ask(RepositoryIndexRequest())
         entries = found.entries if isinstance(found, RepositoryIndex) else ()
         return _json([entry for entry in entries if entry.state == "READY" or not asked.ready])
 
     async def load(self, request: Request) -> Response:
         """Serve a version that the repository knows: the parameter `version`, or the one it names itself."""
-        parameters = _given(await request.body(self_delimiting=True), _Load).parameters
+        parameters = _given(await request.body(), _Load).parameters
         version = parameters.pop("version", None)
         if parameters or not isinstance(version, str | None):
             raise HttpProblem(
@@ -170,7 +170,7 @@ class OpenInference:
     async def unload(self, request: Request) -> Response:
         """Serve a model no more."""
         # Whether dependent models go too, as a parameter may ask, makes no difference: there are none.
-        _given(await request.body(self_delimiting=True), _Load)
+        _given(await request.body(), _Load)
         await self._liaison.ask(UnloadRequest(request.parameters[0]))
         return _json({})
 

@@ -19,7 +19,7 @@ TEXT: Schema = {"type": "string"}
 BODY = (400, 408, 413, 415)
 """Whoever reads a body may say these."""
 
-PREDICTION = (*BODY, 404, 406, 411, 422, 429, 503)
+PREDICTION = (*BODY, 404, 406, 422, 429, 503)
 CHANGE = (404, 409, 503)
 
 MODELRUNNER = "/modelrunner"

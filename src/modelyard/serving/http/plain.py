@@ -19,7 +19,6 @@ __all__ = ["Plain"]
 
 KINDS = (JSON, CSV, ARROW, PARQUET)
 ARROW_KINDS = frozenset({ARROW, PARQUET})
-SELF_DELIMITING = frozenset({JSON})
 _BY_COLUMNS = re.compile(rb'^\s*\{\s*"columns"\s*:')
 
 
@@ -68,7 +67,7 @@ class Plain:
             trace=request.trace,
         ) as taken:
             request.named = taken.generation.headers
-            body = await request.body(self_delimiting=kind in SELF_DELIMITING)
+            body = await request.body()
 
             rows = self._inference.limits.rows
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from modelyard.serving.http.body import BodyReader
-from modelyard.serving.http.rsgi import Exchange, Headers, Scope
+from modelyard.serving.http.exchange import Exchange, Headers
 from modelyard.serving.problems import HttpProblem
 from modelyard.serving.tracing import Trace
 
@@ -34,19 +34,15 @@ class Request:
     """A request on its way through a handler.
 
     Args:
-        scope: Its head.
-        exchange: Its body.
+        exchange: Its head and body.
         request_id: Names it in the log and the answer.
         parameters: The variable parts of its path, in the order of the route's pattern.
         bodies: Reads its body within the limits.
     """
 
-    __slots__ = ("bodies", "exchange", "id", "named", "parameters", "principal", "scope", "trace")
+    __slots__ = ("bodies", "exchange", "id", "named", "parameters", "principal", "trace")
 
-    def __init__(
-        self, scope: Scope, exchange: Exchange, request_id: str, parameters: tuple[str, ...], bodies: BodyReader
-    ) -> None:
-        self.scope = scope
+    def __init__(self, exchange: Exchange, request_id: str, parameters: tuple[str, ...], bodies: BodyReader) -> None:
         self.exchange = exchange
         self.id = request_id
         self.parameters = parameters
@@ -60,16 +56,15 @@ class Request:
 
     def header(self, name: str) -> str | None:
         """Return a header by its name in lower case."""
-        value: str | None = self.scope.headers.get(name)
-        return value
+        return self.exchange.headers.get(name)
 
     def routing_key(self) -> str | None:
         """Return what the client is known by: it says so in `x-routing-key`, or else is who it showed to be."""
         return self.header("x-routing-key") or self.principal
 
-    def body(self, *, self_delimiting: bool = False) -> Coroutine[Any, Any, bytes]:
+    def body(self) -> Coroutine[Any, Any, bytes]:
         """Return the whole body; see `BodyReader.read`."""
-        return self.bodies.read(self.scope, self.exchange, self_delimiting=self_delimiting)
+        return self.bodies.read(self.exchange)
 
 
 Answering = Coroutine[Any, Any, Response]

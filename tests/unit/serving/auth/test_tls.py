@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from tests.certificates import Authority
 
 from modelyard.errors import InputError, StorageError
 from modelyard.serving.auth.spec import TlsSpec
-from modelyard.serving.auth.tls import PLAINTEXT, check_tls, tls_arguments
+from modelyard.serving.auth.tls import check_tls, tls_context
 
 
 @pytest.fixture
@@ -20,19 +21,16 @@ def files(tmp_path):
     return tmp_path
 
 
-def test_no_tls_is_plain_text():
-    assert tls_arguments(None) == PLAINTEXT
-    assert PLAINTEXT[0] is False
-
-
 def test_clients_need_a_certificate_wherever_there_are_roots_for_it(files):
     plain = TlsSpec(certificate=files / "server.pem", key=files / "server.key")
     check_tls(plain)
-    paths = str(files / "server.pem"), str(files / "server.key")
-    assert tls_arguments(plain) == (True, *paths, None, "tls1.2", None, [], False)
+    context = tls_context(plain, "http/1.1")
+    assert (context.verify_mode, context.minimum_version) == (ssl.CERT_NONE, ssl.TLSVersion.TLSv1_2)
     mutual = TlsSpec(certificate=plain.certificate, key=plain.key, client_ca=files / "ca.pem", minimum="1.3")
     check_tls(mutual)
-    assert tls_arguments(mutual) == (True, *paths, None, "tls1.3", str(files / "ca.pem"), [], True)
+    context = tls_context(mutual, "h2")
+    assert (context.verify_mode, context.minimum_version) == (ssl.CERT_REQUIRED, ssl.TLSVersion.TLSv1_3)
+    assert len(context.get_ca_certs()) == 1
 
 
 def encrypted(files: Path) -> Path:

@@ -1,0 +1,437 @@
+"""One HTTP/1.1 connection of a client: llhttp reads the protocol, and this page keeps the client to what it may cost.
+
+Source: RFC 9110 and RFC 9112. See decision record 0100.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Final, Protocol, cast
+from urllib.parse import unquote
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from modelyard.serving.http.exchange import Exchange, Headers
+from modelyard.serving.problems import HttpProblem
+
+__all__ = ["Connection", "Home"]
+
+HEAD_BYTES = 32 * 1024
+"""Of names, values and the target; what the parser has not told yet may add one read from the socket."""
+HEAD_FIELDS = 128
+HEAD_SECONDS = 10.0
+"""How long a head may take from its first byte."""
+IDLE_SECONDS = 75.0
+"""Longer than proxies keep their own (nginx: 60 s), so that it is not this end that closes under a request."""
+CROWDED_SECONDS = 2.0
+"""How long a connection may be idle while others wait for one."""
+LINGER_SECONDS = 2.0
+"""How long is read and dropped what a client sends before it has read that it was refused."""
+FRESH_SECONDS = 1.0
+"""How long a draining worker waits for the request that a new connection was opened for."""
+SMALL_REST = 64 * 1024
+"""A body that is answered before its end is read to it and dropped where so little is missing."""
+HELD_HIGH = 256 * 1024
+"""Bytes of a body that wait for whoever reads it, before the client has to."""
+JOINED = 64 * 1024
+
+_NAMES: Final[dict[bytes, str]] = {}
+_MOST_NAMES = 512
+_STATUS: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_CLOSE = ("connection", "close")
+
+
+class Home(Protocol):
+    """What a connection belongs to."""
+
+    application: Callable[[Exchange], Awaitable[None]]
+    """Answers requests."""
+    date: bytes
+    """The line that says what time it is."""
+    stall_seconds: float
+    """How long a client may leave an answer unread."""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether others wait for a connection to end."""
+
+    def refusal(self, problem: HttpProblem) -> tuple[Headers, bytes]:
+        """Return how a request is answered that could not be read, and take it down."""
+
+    def opened(self, client: Connection) -> None:
+        """Take down that a connection is there."""
+
+    def closed(self, client: Connection) -> None:
+        """Take down that it is gone."""
+
+
+class Connection(asyncio.Protocol):
+    """A connection. Its requests are answered one after the other, in the order in which they came.
+
+    Args:
+        home: Who answers its requests.
+        loop: Its event loop.
+    """
+
+    _parser: HttpRequestParser
+    _transport: asyncio.Transport
+
+    def __init__(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
+        self._home = home
+        self._loop = loop
+        self._task: asyncio.Task[None] | None = None
+        self._answering: Exchange | None = None
+        self._receiving: Exchange | None = None
+        self._waiting: deque[Exchange] = deque()
+        self._since = loop.time()
+        self._unsent = 0
+        self._unsent_since = 0.0
+        self._used = self._in_head = self._unread = self._unwritten = False
+        # No request after these; no byte is read any more; the answer that ends it was sent; it is being closed.
+        self._last = self._deaf = self._ended = self._closing = False
+        self._target = b""
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._parser = HttpRequestParser(self)
+        self._home.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio gives it)
+        """Tell whoever still reads a body; an answer that is still computed is dropped."""
+        self._closing = True
+        self._lose_body()
+        self._waiting.clear()
+        # They refer to each other, and what is frozen at a swap is never searched for cycles again.
+        del self._parser
+        self._home.closed(self)
+
+    def pause_writing(self) -> None:
+        """Begin no further request: the client does not take its answers."""
+        self._unwritten = True
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._unwritten = False
+        self._next()
+
+    def eof_received(self) -> bool:
+        """Answer what has come, then end: a client may close its half of the connection after its request."""
+        self._last = True
+        self._lose_body()
+        return not self._closing and (self._answering is not None or bool(self._waiting))
+
+    def data_received(self, data: bytes) -> None:
+        """Read what came."""
+        if self._deaf:
+            return
+        began = self._in_head
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._stay(data[upgrade.args[0] :])
+        except HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause if isinstance(cause, HttpProblem) else _malformed())
+        if self._in_head:
+            if not began:
+                self._since = self._loop.time()
+            elif self._add_to_head(len(data)):
+                self._refuse(_too_large())
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        self._in_head = True
+        self._target = b""
+        self._fields = []
+        self._head_bytes = 0
+
+    def on_url(self, part: bytes) -> None:
+        """Take a part of the target."""
+        self._target += part
+        if self._add_to_head(len(part)):
+            raise _too_large()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field."""
+        if not self._in_head:
+            # A trailer, which nobody asked for.
+            return
+        self._fields.append((name, value))
+        if self._add_to_head(len(name) + len(value)):
+            raise _too_large()
+
+    def on_headers_complete(self) -> None:
+        """Begin a request, before its body has come."""
+        parser = self._parser
+        if parser.should_upgrade():
+            return
+        self._in_head = False
+        headers = _headers(self._fields)
+        path, query = _target(self._target, headers)
+        if parser.get_http_version() != "1.1":
+            self._last = True
+        elif "host" not in headers:
+            raise HttpProblem(400, "malformed", "The request does not say which host it asks.")
+        elif not parser.should_keep_alive():
+            self._last = True
+        exchange = self._receiving = Exchange(self, parser.get_method().decode("ascii"), path, query, headers)
+        if self._answering is None and not self._unwritten:
+            self._begin(exchange)
+        else:
+            self._waiting.append(exchange)
+            self._pause()
+
+    def on_body(self, piece: bytes) -> None:
+        """Take a piece of the body."""
+        exchange = self._receiving
+        if exchange is None:
+            return
+        exchange.add(piece)
+        if exchange.held > HELD_HIGH and not exchange.reading:
+            self._pause()
+
+    def on_message_complete(self) -> None:
+        """End a request's body."""
+        exchange, self._receiving = self._receiving, None
+        if exchange is None:
+            return
+        exchange.finish()
+        if exchange.answered:
+            # Its answer was there before its end.
+            self._answered()
+
+    # What exchanges call
+
+    def want(self, exchange: Exchange) -> None:
+        """Let more of a body come."""
+        if exchange.headers.pop("expect", "").lower() == "100-continue" and not exchange.received:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._resume()
+
+    def answer(self, exchange: Exchange, status: int, headers: Headers, body: bytes) -> None:
+        """Send an answer."""
+        if self._closing:
+            return
+        if not exchange.complete and not _worth_reading(exchange):
+            self._last = True
+        if _CLOSE in headers:
+            self._ended = True
+        elif self._last and not self._waiting:
+            self._ended = True
+            headers = [*headers, _CLOSE]
+        self._write(status, headers, body, empty=exchange.method == "HEAD")
+        if exchange.complete:
+            self._answered()
+        elif exchange.lost:
+            self._close(linger=True)
+        else:
+            self._since = self._loop.time()
+            self._resume()
+
+    # What the server calls
+
+    def sweep(self, now: float) -> None:
+        """End the connection where the client kept us waiting for too long; `now` is the event loop's time."""
+        unsent = self._transport.get_write_buffer_size()
+        if unsent:
+            if unsent >= self._unsent > 0 and now - self._unsent_since > self._home.stall_seconds:
+                self._transport.abort()
+            elif unsent < self._unsent or not self._unsent:
+                self._unsent_since = now
+            self._unsent = unsent
+            return
+        self._unsent = 0
+        quiet = now - self._since
+        if self._closing:
+            if quiet > LINGER_SECONDS:
+                self._transport.abort()
+        elif self._in_head:
+            if quiet > HEAD_SECONDS:
+                self._refuse(HttpProblem(408, "timeout", f"The request did not arrive within {HEAD_SECONDS:g} s."))
+        elif self._answering is None:
+            if quiet > self._patience():
+                self._close()
+        elif self._answering.answered and quiet > LINGER_SECONDS:
+            # It was answered early, and the rest of its body does not come.
+            self._transport.abort()
+
+    def _patience(self) -> float:
+        if self._last:
+            return FRESH_SECONDS
+        return CROWDED_SECONDS if self._home.crowded else IDLE_SECONDS
+
+    def drain(self) -> None:
+        """End it when what it asked is answered."""
+        self._last = True
+        if self._used and self._answering is None and not self._in_head and not self._waiting:
+            self._close()
+
+    # The way of a request
+
+    def _begin(self, exchange: Exchange) -> None:
+        self._answering = exchange
+        self._task = self._loop.create_task(self._answer(exchange))
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            await self._home.application(exchange)
+        finally:
+            if not exchange.answered:
+                self._transport.abort()
+
+    def _answered(self) -> None:
+        """Go on to the next request, or end, after one was answered and has come to its end."""
+        self._used = True
+        self._answering = self._task = None
+        if self._ended:
+            self._close(linger=self._deaf)
+        else:
+            self._since = self._loop.time()
+            self._next()
+
+    def _next(self) -> None:
+        if self._closing or self._answering is not None or self._unwritten:
+            return
+        if self._waiting:
+            self._begin(self._waiting.popleft())
+        else:
+            self._resume()
+
+    def _stay(self, rest: bytes) -> None:
+        """Read a request whose client would rather speak another protocol: a server need not take that up.
+
+        The parser leaves such a request's body to the other protocol, so it gets the head once more, without the wish.
+        """
+        wish = (b"connection", b"upgrade", b"http2-settings")
+        method = self._parser.get_method()
+        fields = [b"%b: %b\r\n" % field for field in self._fields if field[0].lower() not in wish]
+        head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, self._target, b"".join(fields))
+        self._parser = HttpRequestParser(self)
+        if method == b"CONNECT":
+            self._refuse(HttpProblem(405, "method", "This is no proxy.", headers=(("allow", "GET, HEAD, POST"),)))
+        else:
+            self.data_received(head + rest)
+
+    def _refuse(self, problem: HttpProblem) -> None:
+        """Read no more; what came before is answered, and where there is nothing, the problem is told."""
+        self._last = self._deaf = True
+        self._in_head = False
+        receiving = self._receiving
+        if receiving is not None and receiving.answered:
+            self._close(linger=True)
+        elif self._answering is None and not self._waiting:
+            headers, body = self._home.refusal(problem)
+            self._write(problem.status, [*headers, *(() if _CLOSE in headers else (_CLOSE,))], body)
+            self._close(linger=True)
+        else:
+            # Whoever reads its body answers.
+            self._lose_body()
+
+    def _lose_body(self) -> None:
+        if self._receiving is not None:
+            self._receiving.lose()
+
+    def _add_to_head(self, size: int) -> bool:
+        """Count bytes of a head; say whether there are too many, or too many fields."""
+        self._head_bytes += size
+        return self._head_bytes > HEAD_BYTES or len(self._fields) > HEAD_FIELDS
+
+    # The way of bytes
+
+    def _write(self, status: int, headers: Headers, body: bytes, *, empty: bool = False) -> None:
+        head = "".join([f"{name}: {value}\r\n" for name, value in headers])
+        if head.count("\n") != len(headers) or head.count("\r") != len(headers):
+            raise ValueError("a header has a line break")
+        start = b"%b%b%bcontent-length: %d\r\n\r\n" % (
+            _STATUS[status], self._home.date, head.encode("latin-1"), len(body),
+        )  # fmt: skip
+        if empty or not body:
+            self._transport.write(start)
+        elif len(body) <= JOINED:
+            self._transport.write(start + body)
+        else:
+            self._transport.writelines((start, body))
+
+    def _pause(self) -> None:
+        if not self._unread:
+            self._unread = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._unread and not self._closing:
+            self._unread = False
+            self._transport.resume_reading()
+
+    def _close(self, *, linger: bool = False) -> None:
+        """Send what is left to be sent, and end.
+
+        Args:
+            linger: Read and drop what the client still sends, for a while: closed at once, the connection would be
+                reset, and the client might never read the answer.
+        """
+        if self._closing:
+            return
+        self._since = self._loop.time()
+        if linger and self._transport.can_write_eof():
+            self._resume()
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+        self._closing = self._deaf = True
+
+
+def _malformed() -> HttpProblem:
+    return HttpProblem(400, "malformed", "The request is no HTTP/1.1.")
+
+
+def _too_large() -> HttpProblem:
+    return HttpProblem(
+        431, "head-too-large", f"The head has more than {HEAD_BYTES} bytes or {HEAD_FIELDS} fields.",
+        remedy="Send the data in the body.",
+    )  # fmt: skip
+
+
+def _worth_reading(exchange: Exchange) -> bool:
+    """Say whether the rest of a body that is answered already is small, and under way."""
+    announced = exchange.headers.get("content-length")
+    if announced is None or exchange.lost or "expect" in exchange.headers:
+        return False
+    return int(announced) - exchange.received <= SMALL_REST
+
+
+def _headers(fields: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        key = _NAMES.get(name)
+        if key is None:
+            key = name.decode("latin-1").lower()
+            if len(_NAMES) < _MOST_NAMES:
+                _NAMES[name] = key
+        text = value.decode("latin-1")
+        if key in headers:
+            if key == "host":
+                raise HttpProblem(400, "malformed", "The request says twice which host it asks.")
+            text = f"{headers[key]}, {text}"
+        headers[key] = text
+    return headers
+
+
+def _target(target: bytes, headers: dict[str, str]) -> tuple[str, str]:
+    """Return path and query; a whole URL (RFC 9112, section 3.2.2) says the host too."""
+    text = target.decode("latin-1")
+    if not text.startswith("/") and "://" in text:
+        host, slash, rest = text.partition("://")[2].partition("/")
+        headers["host"] = host
+        text = slash + rest or "/"
+    path, _, query = text.partition("?")
+    return unquote(path) if "%" in path else path, query

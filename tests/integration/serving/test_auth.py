@@ -106,7 +106,8 @@ def test_nobody_gets_through_any_route_by_any_method_without_credentials(served,
         answer = served.request(method, path_of(pattern), BODY, **given)
         access = endpoints.get("GET" if method == "HEAD" else method)
         if access is None:
-            assert answer.status == 405, (method, pattern)
+            # A method that HTTP does not know ends at the parser.
+            assert answer.status == (501 if method == "LOAD" else 405), (method, pattern)
         elif access == "public":
             assert answer.status in (200, 503), (method, pattern)
         else:

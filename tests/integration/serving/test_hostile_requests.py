@@ -116,7 +116,7 @@ HOSTILE = {
     "OPTIONS": (post(b"", method=b"OPTIONS"), 405),
     "HEAD": (post(b"", method=b"HEAD"), 405),
     "TRACE": (post(b"", method=b"TRACE"), 405),
-    "a method of its own": (post(GOOD, method=b"FOO!"), 405),
+    "a method of its own": (post(GOOD, method=b"FOO!"), 501),
     "HTTP/1.0": (post(GOOD, version=b"1.0"), 200),
     "HTTP/3.0": (post(GOOD, version=b"3.0"), 400),
     "a TLS greeting": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", (0, 400)),

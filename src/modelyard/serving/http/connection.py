@@ -6,20 +6,22 @@ Source: RFC 9110 and RFC 9112. See decision record 0100.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final, Protocol, cast
 from urllib.parse import unquote
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
 from modelyard.serving.http.exchange import Exchange, Headers
 from modelyard.serving.problems import HttpProblem
 
 __all__ = ["Connection", "Home"]
 
-HEAD_BYTES = 32 * 1024
+TARGET_BYTES = 16 * 1024
+HEAD_BYTES = 64 * 1024
 """Of names, values and the target; what the parser has not told yet may add one read from the socket."""
 HEAD_FIELDS = 128
 HEAD_SECONDS = 10.0
@@ -42,6 +44,7 @@ _NAMES: Final[dict[bytes, str]] = {}
 _MOST_NAMES = 512
 _STATUS: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _CLOSE = ("connection", "close")
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ /")
 
 
 class Home(Protocol):
@@ -138,8 +141,7 @@ class Connection(asyncio.Protocol):
         except HttpParserUpgrade as upgrade:
             self._stay(data[upgrade.args[0] :])
         except HttpParserError as error:
-            cause = error.__context__
-            self._refuse(cause if isinstance(cause, HttpProblem) else _malformed())
+            self._refuse(_problem_of(error, data))
         if self._in_head:
             if not began:
                 self._since = self._loop.time()
@@ -158,8 +160,12 @@ class Connection(asyncio.Protocol):
     def on_url(self, part: bytes) -> None:
         """Take a part of the target."""
         self._target += part
-        if self._add_to_head(len(part)):
-            raise _too_large()
+        self._head_bytes += len(part)
+        if self._head_bytes > TARGET_BYTES:
+            raise HttpProblem(
+                414, "target-too-long", f"The target of the request is longer than {TARGET_BYTES} bytes.",
+                remedy="Send the data in the body.",
+            )  # fmt: skip
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field."""
@@ -390,7 +396,12 @@ class Connection(asyncio.Protocol):
         self._closing = self._deaf = True
 
 
-def _malformed() -> HttpProblem:
+def _problem_of(error: HttpParserError, data: bytes) -> HttpProblem:
+    cause = error.__context__
+    if isinstance(cause, HttpProblem):
+        return cause
+    if isinstance(error, HttpParserInvalidMethodError) and _METHOD.match(data):
+        return HttpProblem(501, "method", "Nobody knows this method here.", remedy="Send GET, HEAD or POST.")
     return HttpProblem(400, "malformed", "The request is no HTTP/1.1.")
 
 

@@ -18,7 +18,7 @@ from modelyard.contracts import Columns, Flavour, Predictor
 from modelyard.data import Field
 from modelyard.errors import ContractError, DataError, IntegrityError, MissingExtraError, NotFoundError
 from modelyard.files import storage_errors, write_atomically
-from modelyard.packages.assemble import assemble, input_shape
+from modelyard.packages.assemble import assemble, input_shape, join, narrowed
 from modelyard.packages.contract import Contract
 from modelyard.packages.flavours.heads import INPUT, SCORES, Head, softmax
 from modelyard.packages.table import Table
@@ -120,7 +120,7 @@ class Model:
     def _chunked(self, columns: Columns, *, raw: bool) -> dict[str, NDArray[Any]]:
         rows = columns.rows if isinstance(columns, Table) else len(next(iter(columns.values())))
         if rows <= _CHUNK:
-            return self._predict(columns, rows, raw=raw)
+            return self._predict(columns, rows, 0, raw=raw)
         parts = []
         for start in range(0, rows, _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -128,16 +128,22 @@ class Model:
                 chunk: Columns = columns.part(part)
             else:
                 chunk = {name: values[part] for name, values in columns.items()}
-            parts.append(self._predict(chunk, min(_CHUNK, rows - start), raw=raw))
+            parts.append(self._predict(chunk, min(_CHUNK, rows - start), start, raw=raw))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _predict(self, columns: Columns, rows: int, *, raw: bool) -> dict[str, NDArray[Any]]:
+    def _predict(self, columns: Columns, rows: int, first: int, *, raw: bool) -> dict[str, NDArray[Any]]:
         if not rows:
             return {field.name: _empty(field) for field in self.info.outputs}
-        if raw and self.transform is not None:
-            columns = self.transform.apply(columns)
-        scores = self._predictor.predict({INPUT: assemble(self.info.inputs, columns, flat=self.info.flat)})[SCORES]
-        return self._interpret(scores)
+        info, transform = self.info, self.transform
+        if raw and transform is not None:
+
+            def make(given: Columns) -> NDArray[np.float32]:
+                return join(info.inputs, transform.apply(given), flat=info.flat)
+
+            inputs = narrowed(make, transform.inputs, columns, first)
+        else:
+            inputs = assemble(info.inputs, columns, flat=info.flat, first=first)
+        return self._interpret(self._predictor.predict({INPUT: inputs})[SCORES])
 
     def _interpret(self, scores: NDArray[Any]) -> dict[str, NDArray[Any]]:
         if self._labels is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.errors import ModelyardError, NotFoundError
+from modelyard.errors import ContractError, ModelyardError, NotFoundError
 from modelyard.serving.sandbox import Bounds, read_frame, write_frame
 
 __all__ = ["main"]
@@ -69,6 +69,9 @@ class Guest:
         columns = call.decode(self._served, body)
         try:
             outputs = self._served.predict(columns)
+        except ContractError:
+            # A number that only the model finds too large.
+            raise
         except Exception as error:
             raise _ModelFailedError(repr(error)) from error
         return {"headers": call.headers()}, call.answer(self._served, outputs)

@@ -13,9 +13,9 @@ from modelyard.packages.manifest import MANIFEST, make_manifest
 from modelyard.packages.model import save_model
 
 
-def write_package(store: Path, factor: float, column: str = "x") -> str:
+def write_package(store: Path, factor: float, column: str = "x", dtype: str = "float32") -> str:
     """Build a package under the store and return the name that stands for its digest."""
-    name = f"times-{factor:g}-{column}"
+    name = f"times-{factor:g}-{column}" + ("" if dtype == "float32" else f"-{dtype}")
     if (store / name).exists():
         return name
     graph = helper.make_graph(
@@ -27,8 +27,8 @@ def write_package(store: Path, factor: float, column: str = "x") -> str:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     folder = store / f".{name}.model"
-    save_model(folder, flavour="onnx", model=model, inputs=[Field(column, "float32")], prediction_type="regression")
-    samples = Dataset({column: np.arange(8, dtype=np.float32)})
+    save_model(folder, flavour="onnx", model=model, inputs=[Field(column, dtype)], prediction_type="regression")
+    samples = Dataset({column: np.arange(8, dtype=dtype)})
     build_package(store / name, model=folder, samples=samples, name="m", metrics={"mae": 0.0}, provenance={})
     return name
 

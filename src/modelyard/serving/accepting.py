@@ -61,7 +61,8 @@ class Acceptor:
         self._listening = socket.socket(fileno=descriptor)
         self._listening.setblocking(False)
         self._tls = tls
-        self._clients: set[Client] = set()
+        self.clients: set[Client] = set()
+        """Whose connections are open."""
         self._greeting: set[asyncio.Task[None]] = set()
         self._listens = self._draining = False
         self._empty = asyncio.Event()
@@ -69,19 +70,19 @@ class Acceptor:
     @property
     def crowded(self) -> bool:
         """Whether no more connections are taken until some end."""
-        return len(self._clients) + len(self._greeting) >= CONNECTIONS
+        return len(self.clients) + len(self._greeting) >= CONNECTIONS
 
     # What connections call
 
     def opened(self, client: Client) -> None:
         """Take down that a connection is there."""
-        self._clients.add(client)
+        self.clients.add(client)
         if self._draining:
             client.drain()
 
     def closed(self, client: Client) -> None:
         """Take down that it is gone."""
-        self._clients.discard(client)
+        self.clients.discard(client)
         self._look_whether_empty()
 
     # What the worker calls
@@ -141,12 +142,12 @@ class Acceptor:
         self._look_whether_empty()
 
     def _look_whether_empty(self) -> None:
-        if self._draining and not self._clients and not self._greeting:
+        if self._draining and not self.clients and not self._greeting:
             self._empty.set()
 
     def _sweep(self) -> None:
         now = self._loop.time()
-        for client in list(self._clients):
+        for client in list(self.clients):
             client.sweep(now)
         self._listen(True)
         self._loop.call_later(SWEEP_SECONDS, self._sweep)
@@ -156,6 +157,6 @@ class Acceptor:
         self._listen(False)
         with contextlib.suppress(OSError):
             self._listening.close()
-        for client in list(self._clients):
+        for client in list(self.clients):
             client.drain()
         self._look_whether_empty()

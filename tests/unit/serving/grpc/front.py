@@ -96,7 +96,7 @@ class Front:
 
     def close(self) -> None:
         self.do(self.server._drain)
-        for connection in list(self.server._connections):
+        for connection in list(self.server.clients):
             self.do(connection.transport.abort)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(5)

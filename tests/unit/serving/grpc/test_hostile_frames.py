@@ -142,7 +142,7 @@ def test_calls_given_up_leave_the_window_of_their_connection_whole(front, wires)
         wire.send(frame(Kind.RST_STREAM, 0, stream, bytes(4)))
     wire.call(101, BODY)
     assert wire.trailers(101)["grpc-status"] == "0"
-    (connection,) = front.server._connections
+    (connection,) = front.server.clients
     windows = connection._http2._inbound_flow_control_window_manager
     assert front.do(lambda: windows.current_window_size + windows._bytes_processed) == 4 << 20
 
@@ -334,7 +334,7 @@ def test_noise_after_the_greeting_harms_nobody(front, wires):
         wire.close()
     assert answers(front)
     deadline = time.monotonic() + 5
-    while front.do(lambda: len(front.server._connections)) and time.monotonic() < deadline:
+    while front.do(lambda: len(front.server.clients)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert front.page.in_flight(1) == 0
     assert front.held == 0

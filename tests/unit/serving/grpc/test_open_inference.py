@@ -280,7 +280,7 @@ def test_calls_are_freed_when_they_are_over_without_a_search_for_cycles(front, c
             refused(channel, infer(), metadata=(("big", "x" * 20_000),))
         channel.close()
         deadline = time.monotonic() + 5
-        while front.do(lambda: len(front.server._connections)) and time.monotonic() < deadline:
+        while front.do(lambda: len(front.server.clients)) and time.monotonic() < deadline:
             time.sleep(0.01)
         front.do(lambda: None)
         # By their type: asking an object for its class wakes the stand-ins of some libraries.

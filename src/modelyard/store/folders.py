@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from modelyard.errors import BusyError, IntegrityError, ModelyardError, StorageError
-from modelyard.files import blake3_bytes, blake3_file, clone_file, storage_error, storage_errors, write_all
+from modelyard.files import blake3_bytes, blake3_file, storage_error, storage_errors, write_all
 from modelyard.store.guard import Gate, TempArea
 from modelyard.store.index import Stamp, StatIndex, stamp_of
 from modelyard.store.local import REFRESH_SECONDS
@@ -115,13 +115,15 @@ class Trees:
             mode = (0o555 if entry.executable else 0o444) if link else (0o777 if entry.executable else 0o666)
             own.append((entry.path, _write_new(f"{root}/{entry.path}", data, mode)))
         for entry in manifest.large:
-            source, target = self._objects.fetch(entry.digest), root / entry.path
+            target = root / entry.path
             if link and not entry.executable:
+                source = self._objects.fetch(entry.digest)
                 with storage_errors(target):
                     target.symlink_to(source)
                 links.append((entry.path, entry.digest))
             else:
-                clone_file(source, target, (0o777 if entry.executable else 0o666) & (0o555 if link else 0o777))
+                mode = (0o777 if entry.executable else 0o666) & (0o555 if link else 0o777)
+                self._objects.copy(entry.digest, target, mode)
                 own.append((entry.path, stamp_of(target.stat())))
         return _Fetched(own, links)
 

@@ -8,7 +8,6 @@ import fcntl
 import itertools
 import os
 import shutil
-import socket
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -111,7 +110,7 @@ class TempArea:
         return self._folder
 
     def _make(self) -> str:
-        folder = self._root / f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        folder = self._root / f"{os.uname().nodename}-{os.getpid()}-{os.urandom(3).hex()}"
         with self._gate.shared(), storage_errors(folder):
             folder.mkdir(parents=True)
             descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)

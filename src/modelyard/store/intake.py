@@ -1,4 +1,4 @@
-"""Takes a large file into the store in one pass: the kernel copies, another core hashes, and the disk writes meanwhile.
+"""Copies a large file and hashes it in one pass: the kernel copies, another core hashes, and the disk writes meanwhile.
 
 One after the other these take the sum of their times; side by side they take little more than the longest.
 """
@@ -27,27 +27,28 @@ _KEEP_SIZE = 1
 _START_WRITING = 2
 
 
-def copy_and_hash(source: Path, target: Path) -> str:
+def copy_and_hash(source: Path, target: Path, mode: int = 0o444, *, keep: bool = True) -> str:
     """Copy a file to a path that does not exist, and return the BLAKE3 digest of the copy.
 
-    Where the file system can share blocks nothing is copied. Nothing is promised of a power cut: writing to the disk is
-    only begun early, so that a later `fsync` finds little left to do.
+    Where the file system can share blocks nothing is copied. Nothing is promised of a power cut.
 
     Args:
         source: A file that may change meanwhile; then the digest is still that of the copy.
-        target: Made read-only; on a failure nothing is left there.
+        target: On a failure nothing is left there.
+        mode: The target's permissions, less the umask.
+        keep: The copy will be synced: writing to the disk is begun early, so that `fsync` finds little left to do.
 
     Raises:
         StorageError: The source can't be read or the target can't be written.
     """
     with storage_errors(source), source.open("rb", buffering=0) as reader, storage_errors(target):
-        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o444)
+        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, mode)
         try:
             size = os.fstat(reader.fileno()).st_size
             if share_blocks(reader.fileno(), descriptor):
                 return blake3_file(target)
             if size >= 2 * PART_BYTES:
-                return _side_by_side(reader.fileno(), descriptor, size)
+                return _side_by_side(reader.fileno(), descriptor, size, keep=keep)
             while copy_part(reader.fileno(), descriptor, PART_BYTES):
                 pass
             return blake3_file(target)
@@ -58,7 +59,7 @@ def copy_and_hash(source: Path, target: Path) -> str:
             os.close(descriptor)
 
 
-def _side_by_side(source: int, target: int, size: int) -> str:
+def _side_by_side(source: int, target: int, size: int, *, keep: bool) -> str:
     _reserve(target, size)
     # The copy needs a core, too.
     hasher = blake3(max_threads=max(1, len(os.sched_getaffinity(0)) - 1))
@@ -73,7 +74,7 @@ def _side_by_side(source: int, target: int, size: int) -> str:
         ):
             hasher.update(part)
 
-    followers = [_Follower(target, digest), _Follower(target, _start_writing)]
+    followers = [_Follower(target, work) for work in ((digest, _start_writing) if keep else (digest,))]
     done = 0
     try:
         while length := copy_part(source, target, PART_BYTES):

@@ -16,9 +16,17 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from modelyard.errors import InputError, IntegrityError, NotFoundError, StorageError
-from modelyard.files import blake3_bytes, blake3_file, storage_error, storage_errors, sync_folder, write_all
+from modelyard.files import (
+    blake3_bytes,
+    blake3_file,
+    clone_file,
+    storage_error,
+    storage_errors,
+    sync_folder,
+    write_all,
+)
 from modelyard.store.guard import Gate, Pending, TempArea
-from modelyard.store.index import StatIndex, stamp_of
+from modelyard.store.index import Stamp, StatIndex, stamp_of
 from modelyard.store.intake import copy_and_hash
 from modelyard.store.parcel import MAGIC, NAME, OBJECT, PARCEL_BYTES, SMALL_ENTRY, Parcels, find
 from modelyard.store.parts import Parts
@@ -169,6 +177,28 @@ class LocalObjects:
 
     def fetch(self, digest: str) -> Path:
         """Return the object's own file, verified once for each stamp it has."""
+        path, stamp, verified = self._own_file(digest)
+        if not verified:
+            if blake3_file(Path(path)) != digest:
+                raise damaged(digest, path)
+            self._index.know(path, stamp, digest)
+        return Path(path)
+
+    def copy(self, digest: str, target: Path, mode: int) -> None:
+        """Copy the object to a path that does not exist; what has to be verified is hashed on its way, as copied."""
+        path, stamp, verified = self._own_file(digest)
+        if verified:
+            clone_file(Path(path), target, mode)
+            return
+        if copy_and_hash(Path(path), target, mode, keep=False) != digest:
+            target.unlink()
+            raise damaged(digest, path)
+        with storage_errors(path):
+            if stamp_of(os.stat(path)) == stamp:
+                self._index.know(path, stamp, digest)
+
+    def _own_file(self, digest: str) -> tuple[str, Stamp, bool]:
+        """Return the path of the object's own file, its stamp, and whether it was verified under that stamp."""
         path = self._path(check_digest(digest))
         self._unpack(digest, path)
         try:
@@ -178,11 +208,7 @@ class LocalObjects:
         except OSError as error:
             raise storage_error(path, error) from error
         known = self._index.known(path)
-        if known is None or known.stamp != stamp:
-            if blake3_file(Path(path)) != digest:
-                raise damaged(digest, path)
-            self._index.know(path, stamp, digest)
-        return Path(path)
+        return path, stamp, known is not None and known.stamp == stamp
 
     def head(self, digest: str, count: int) -> bytes:
         """Return the first bytes, not verified; nothing where the object is not there."""

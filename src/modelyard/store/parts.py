@@ -23,6 +23,9 @@ class StoreObjects(Objects, Protocol):
     def check(self, digest: str) -> None:
         """Read the object whole and hash it again; raises IntegrityError or NotFoundError."""
 
+    def copy(self, digest: str, target: Path, mode: int) -> None:
+        """Write the object into a new file, verified as `fetch` verifies; nothing is left there where that fails."""
+
     def renew(self, digest: str) -> bool:
         """Say whether the object is there, and if so keep it from collection as if it were put now."""
 

@@ -19,7 +19,7 @@ from typing import Any
 import fsspec
 
 from modelyard.errors import IntegrityError, MissingExtraError, ModelyardError, SettingsError, StorageError
-from modelyard.files import blake3_bytes, blake3_file, storage_error, storage_errors
+from modelyard.files import blake3_bytes, blake3_file, clone_file, storage_error, storage_errors
 from modelyard.store.guard import Gate, Pending, TempArea
 from modelyard.store.index import StatIndex
 from modelyard.store.local import (
@@ -142,6 +142,10 @@ class FsspecObjects:
         finally:
             temp.unlink(missing_ok=True)
         return self._cache.fetch(digest)
+
+    def copy(self, digest: str, target: Path, mode: int) -> None:
+        """Copy the file in the local cache, where it is fetched to first, to a path that does not exist."""
+        clone_file(self.fetch(digest), target, mode)
 
     def head(self, digest: str, count: int) -> bytes:
         """Return the first bytes, not verified; nothing where the object is not there."""

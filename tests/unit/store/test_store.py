@@ -17,6 +17,7 @@ import pytest
 from modelyard.data import Dataset
 from modelyard.errors import InputError, IntegrityError, NotFoundError, RefusedError, SettingsError
 from modelyard.records import Artifact
+from modelyard.store.intake import PART_BYTES
 from modelyard.store.spaces import Space, Visitor
 from modelyard.store.store import Store
 
@@ -171,6 +172,29 @@ def test_a_plain_value_passes_through_memory_and_is_the_tree_that_its_file_would
         local.load(artifact)
 
 
+@pytest.mark.parametrize("size", [300_000, 2 * PART_BYTES + 7])
+def test_a_checkout_verifies_what_it_copies_and_remembers_what_was_right(
+    local: Store, tmp_path: Path, size: int
+) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "large").write_bytes(os.urandom(size))
+    tree = local.add(tmp_path / "root")
+    time.sleep(0.1)
+    (entry,) = local.manifest(tree).large
+    path = tmp_path / "store" / "objects" / entry.digest[:2] / entry.digest[2:]
+    assert local.index.known(str(path)) is None
+    local.checkout(tree, tmp_path / "out")
+    assert (tmp_path / "out" / "large").read_bytes() == (tmp_path / "root" / "large").read_bytes()
+    assert (tmp_path / "out" / "large").stat().st_mode & 0o200
+    known = local.index.known(str(path))
+    assert known is not None
+    assert known.digest == entry.digest
+    flip_bit(path)
+    with pytest.raises(IntegrityError, match=entry.digest):
+        local.checkout(tree, tmp_path / "again")
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["out", "root", "store"]
+
+
 def test_a_value_whose_objects_are_gone_is_not_found(local: Store) -> None:
     artifact, plain = local.save(np.arange(3)), local.save({"a": 1})
     for kind in ("json", "array"):
@@ -229,6 +253,23 @@ def test_opening_makes_nothing_and_loads_no_heavy_library(tmp_path: Path) -> Non
     assert heavy == []
     Store.open(f"file://{tmp_path}/other")
     assert not (tmp_path / "other").exists()
+
+
+def test_numbers_are_saved_and_loaded_without_arrow(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "import numpy as np\n"
+        "from modelyard.data import Dataset\n"
+        "from modelyard.store.store import Store\n"
+        f"store = Store.open('file://{tmp_path}/store')\n"
+        "kept = store.save(Dataset({'x': np.arange(3.0), 'y': np.arange(3)}, 'y'))\n"
+        "assert store.load(kept).columns['x'].tolist() == [0.0, 1.0, 2.0]\n"
+        "print('pyarrow' in sys.modules)\n"
+        "store.load(store.save(Dataset({'x': np.array(['a', 'b'])}, None)))\n"
+        "print('pyarrow' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_a_group_is_visible_at_once(local: Store) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from modelyard.data import Dataset, dtype_name
@@ -51,7 +51,7 @@ class DatasetMaterializer:
         for number, (name, values) in enumerate(value.columns.items()):
             text = values.dtype.kind == "U"
             file = f"columns/{number:04d}.{'arrow' if text else 'npy'}"
-            (_save_text if text else save_array)(folder / file, np.asarray(values))
+            (_texts().save_text if text else save_array)(folder / file, np.asarray(values))
             columns.append(_Column(name=name, file=file, dtype=values.dtype.str, shape=values.shape))
         head = _Head(columns=tuple(columns), target=value.target, classes=_plain_classes(value.classes))
         (folder / _HEAD).write_bytes(msgspec.json.encode(head))
@@ -68,7 +68,7 @@ class DatasetMaterializer:
         """Return the data set; numbers are memory-mapped, text is read, both are read-only."""
         head = msgspec.json.decode((folder / _HEAD).read_bytes(), type=_Head)
         columns = {
-            column.name: _load_text(folder / column.file, column)
+            column.name: _texts().load_text(folder / column.file, column.dtype, column.shape)
             if column.file.endswith(".arrow")
             else load_array(folder / column.file)
             for column in head.columns
@@ -91,17 +91,6 @@ def _plain_classes(classes: tuple[Any, ...] | None) -> list[Any] | None:
     return plain
 
 
-def _save_text(path: Path, values: NDArray[Any]) -> None:
-    # NumPy pads text to the longest row with four bytes a letter; Arrow keeps what is there.
-    column = pa.array(values.ravel().tolist(), type=pa.large_string())
-    table = pa.table({"text": column})
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-
-
-def _load_text(path: Path, column: _Column) -> NDArray[Any]:
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-        texts = reader.read_all().column("text").to_pylist()
-    values = np.array(texts, dtype=column.dtype).reshape(column.shape)
-    values.flags.writeable = False
-    return values
+def _texts() -> Any:
+    # Only text needs Arrow, whose import takes longer than to save many a data set.
+    return importlib.import_module("modelyard.store.materializers.texts")

@@ -234,6 +234,10 @@ class TrainerStep(BaseStep):
     layers: Annotated[tuple[Layer, ...], Field(description="For torch: the network, first layer first.")] = ()
     estimator: Annotated[str | None, Field(description="`sklearn.ensemble.RandomForestClassifier`.")] = None
     arguments: Annotated[dict[str, Any], Field(description="Of the estimator.")] = {}
+    format: Annotated[
+        Literal["skops", "pickle"],
+        Field(description="For sklearn: how the estimator is kept. A pickle is refused unless signed and allowed."),
+    ] = "skops"
     model_path: Annotated[str | None, Field(description="A saved model folder to continue from.")] = None
     epochs: Annotated[int, Field(ge=1, description="How often all training rows are seen.")] = 10
     batch: Annotated[int, Field(ge=1, description="Rows for one update of the weights.")] = 64
@@ -264,6 +268,8 @@ class TrainerStep(BaseStep):
                 raise ValueError("a trainer with implementation sklearn has neither layers nor model_path")
         elif not self.layers and self.model_path is None:
             raise ValueError("a trainer needs layers or model_path")
+        elif self.format != "skops":
+            raise ValueError("a trainer with implementation torch keeps its weights as safetensors, and has no format")
         if self.patience is not None and self.validation == 0.0:
             raise ValueError("patience needs a validation share to watch")
         return self
@@ -297,6 +303,9 @@ class EvaluatorStep(BaseStep):
     metric: Annotated[Metric | None, Field(description="Left out: accuracy, or mean_relative_error.")] = None
     metrics: Annotated[tuple[Metric, ...], Field(description="Further ones.")] = ()
     minimum: Annotated[dict[Metric, float], Field(description="For errors and losses it is the maximum.")] = {}
+    allow_pickle: Annotated[
+        Literal["own"] | None, Field(description="own: a pickled model of this run may be loaded. Left out: none.")
+    ] = None
 
 
 class SelectorStep(BaseStep):

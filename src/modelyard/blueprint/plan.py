@@ -173,7 +173,8 @@ def _task(step: dict[str, Any], wired: Wired, prediction_type: str) -> Task:
         retries=step["retries"],
         retry_delay=step["retry_delay"],
         timeout=step["timeout"],
-        cache=step["cache"],
+        # A name in the store says what a cached result is: whoever writes there would choose what is unpickled here.
+        cache=step["cache"] and not (step["kind"] == "trainer" and step["format"] == "pickle"),
         estimated_time=step["estimated_time"],
         seed=_seed(step),
     )

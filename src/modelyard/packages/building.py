@@ -10,19 +10,17 @@ from typing import Any
 
 from modelyard.contracts import Columns
 from modelyard.data import Dataset
-from modelyard.errors import DataError, InputError, IntegrityError, MissingExtraError
+from modelyard.errors import ContractError, DataError, InputError, IntegrityError, MissingExtraError
 from modelyard.files import durable_rename, storage_errors, sync_folder, temporary_beside
 from modelyard.packages.codecs.json import decode
 from modelyard.packages.codecs.proto import render
+from modelyard.packages.contract import Contract
 from modelyard.packages.documents import environment_lock, metadata_json, mlmodel, model_card, safe_json
-from modelyard.packages.golden import INPUTS, difference, sample_texts
+from modelyard.packages.golden import ANSWERS, INPUTS, SAMPLES, difference, sample_texts
 from modelyard.packages.manifest import MANIFEST, Manifest, make_manifest
-from modelyard.packages.model import Model, load_model
+from modelyard.packages.model import Model, load_model, read_contract, read_info
 
 __all__ = ["SAMPLES", "build_package"]
-
-SAMPLES = 8
-"""Golden rows in a package."""
 
 
 def build_package(
@@ -69,7 +67,7 @@ def build_package(
             _copy(model, temp / "model")
             if evidence is not None:
                 _copy(evidence, temp / "evidence")
-        for path, text in _texts(temp / "model", samples, name, metrics, provenance).items():
+        for path, text in _texts(temp, samples, name, metrics, provenance).items():
             if path.startswith("evidence/") and (temp / path).exists():
                 continue
             _write(temp / path, text)
@@ -86,10 +84,10 @@ def build_package(
 
 
 def _texts(
-    model: Path, samples: Dataset, name: str, metrics: Mapping[str, float], provenance: Mapping[str, Any]
+    folder: Path, samples: Dataset, name: str, metrics: Mapping[str, float], provenance: Mapping[str, Any]
 ) -> dict[str, bytes]:
-    loaded = load_model(model, "auto")
-    contract, info = loaded.contract, loaded.info
+    model = folder / "model"
+    contract, info = read_contract(model), read_info(model)
     texts = {
         "contract.json": contract.to_json(),
         "model.proto": render(contract).encode(),
@@ -100,15 +98,33 @@ def _texts(
         "evidence/environment.lock": environment_lock(provenance),
         "evidence/model_card.md": model_card(name, contract, info, metrics, provenance),
     }
-    return texts | _golden(model, loaded, samples)
-
-
-def _golden(folder: Path, loaded: Model, samples: Dataset) -> dict[str, bytes]:
     if not len(samples):
         raise DataError("A package needs at least one row of samples.", remedy="Give it raw test data.")
-    first = loaded.contract.check({name: values[:SAMPLES] for name, values in samples.columns.items()})
+    first = contract.check({name: values[:SAMPLES] for name, values in samples.columns.items()})
     # The answers are those to what is written, so that a reader of the file gets the same question.
-    inputs = decode(loaded.contract, sample_texts(first, {})[INPUTS])
+    inputs = decode(contract, sample_texts(first, {})[INPUTS])
+    outputs = _told(folder, contract, inputs) if info.is_pickled else _answered(model, inputs)
+    return texts | sample_texts(inputs, outputs)
+
+
+def _told(folder: Path, contract: Contract, inputs: Columns) -> Columns:
+    """Return what the evaluator was answered: a pickle is not loaded to be packed, it may be somebody else's."""
+    file = folder / "evidence" / ANSWERS
+    try:
+        outputs = decode(Contract(inputs=contract.outputs, outputs=contract.outputs), file.read_bytes())
+    except (OSError, ContractError) as error:
+        raise DataError(
+            f"The evidence does not say what the pickled model answers: {error}.",
+            where=f"evidence/{ANSWERS}",
+            remedy="Evaluate it with `allow_pickle: own`.",
+        ) from error
+    if {len(values) for values in outputs.values()} != {len(values) for values in inputs.values()}:
+        raise DataError("The evidence answers other rows than the samples.", where=f"evidence/{ANSWERS}")
+    return outputs
+
+
+def _answered(folder: Path, inputs: Columns) -> Columns:
+    loaded = load_model(folder, "auto")
     outputs: Columns = loaded.predict(inputs)
     native = _native(folder, loaded)
     if native is not None:
@@ -119,7 +135,7 @@ def _golden(folder: Path, loaded: Model, samples: Dataset) -> dict[str, bytes]:
                 where=str(folder),
                 remedy="Save the model again; if it stays so, please report it.",
             )
-    return sample_texts(inputs, outputs)
+    return outputs
 
 
 def _native(folder: Path, loaded: Model) -> Model | None:

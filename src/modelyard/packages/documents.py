@@ -11,6 +11,7 @@ import msgspec
 from modelyard.packages.codecs.proto import message_names
 from modelyard.packages.contract import Contract, type_text
 from modelyard.packages.model import ModelInfo
+from modelyard.packages.pickles import FLAVOUR, PICKLE_FILE
 from modelyard.store.materializers.skops_types import TRUSTED
 
 __all__ = ["environment_lock", "metadata_json", "mlmodel", "model_card", "safe_json"]
@@ -48,7 +49,11 @@ def metadata_json(name: str, contract: Contract, info: ModelInfo, provenance: Ma
         "output": message(result, "predicted, in the same order"),
     }
     needed = ["modelyard", "msgspec", "numpy", "safetensors"]
-    needed += {"torch": ["torch"], "sklearn": ["scikit-learn", "skops"]}.get(info.flavour, []) if not info.onnx else []
+    needed += (
+        {"torch": ["torch"], "sklearn": ["scikit-learn", "skops"], FLAVOUR: ["scikit-learn"]}.get(info.flavour, [])
+        if not info.onnx
+        else []
+    )
     needed += ["onnxruntime"] if info.onnx else []
     installed = _installed(provenance)
     requirements = [{"name": each, "version": installed[each]} for each in sorted(needed) if each in installed]
@@ -98,6 +103,13 @@ def mlmodel(info: ModelInfo, contract: Contract, provenance: Mapping[str, Any]) 
             "pickled_model": "model/model.skops",
             "serialization_format": "skops",
             "skops_trusted_types": list(TRUSTED),
+            "sklearn_version": installed.get("scikit-learn", ""),
+        }
+    if info.flavour == FLAVOUR:
+        flavours["sklearn"] = {
+            "code": None,
+            "pickled_model": f"model/{PICKLE_FILE}",
+            "serialization_format": "pickle",
             "sklearn_version": installed.get("scikit-learn", ""),
         }
     lines = ["artifact_path: model", "flavors:"]

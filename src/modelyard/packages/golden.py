@@ -16,7 +16,23 @@ from modelyard.packages.codecs.json import decode, encode
 from modelyard.packages.contract import Contract
 from modelyard.packages.flavours.heads import close
 
-__all__ = ["Golden", "check_golden", "difference", "read_golden", "sample_texts"]
+__all__ = [
+    "ANSWERS",
+    "INPUTS",
+    "OUTPUTS",
+    "SAMPLES",
+    "Golden",
+    "check_golden",
+    "difference",
+    "read_golden",
+    "sample_texts",
+]
+
+SAMPLES = 8
+"""Golden rows in a package."""
+
+ANSWERS = "answers.json"
+"""In the evidence: what the evaluator was answered for the first rows by a model that is not loaded to be packed."""
 
 INPUTS = "samples/inputs.json"
 OUTPUTS = "samples/outputs.json"

@@ -33,6 +33,7 @@ from modelyard.packages.flavours.onnx_scan import scan
 from modelyard.packages.manifest import MANIFEST, make_manifest
 from modelyard.packages.model import describe_model
 from modelyard.packages.package import Package
+from modelyard.packages.pickles import FLAVOUR
 
 __all__ = ["FormatError", "Intake", "Wishes", "take_in"]
 
@@ -163,6 +164,8 @@ def _open_package(upload: Path, folder: Path) -> Package:
             (folder / "unpacked" / prefix).rename(target)
     package = _opened(target)
     model = package.info
+    if model.flavour == FLAVOUR:
+        raise FormatError("The package's model is a pickle, which is never taken from a client.", remedy=_ACCEPTED)
     if model.onnx is not None:
         check_onnx(target / "model" / model.onnx.file)
         _check_self_contained(target / "model" / model.onnx.file)

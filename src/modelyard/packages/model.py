@@ -21,10 +21,21 @@ from modelyard.files import storage_errors, write_atomically
 from modelyard.packages.assemble import assemble, input_shape, join, narrowed
 from modelyard.packages.contract import Contract
 from modelyard.packages.flavours.heads import INPUT, SCORES, Head, softmax
+from modelyard.packages.pickles import FLAVOUR
 from modelyard.packages.table import Table
 from modelyard.packages.transform import TransformChain
 
-__all__ = ["Model", "ModelInfo", "Runtime", "describe_model", "load_model", "model_outputs", "read_info", "save_model"]
+__all__ = [
+    "Model",
+    "ModelInfo",
+    "Runtime",
+    "describe_model",
+    "load_model",
+    "model_outputs",
+    "read_contract",
+    "read_info",
+    "save_model",
+]
 
 Runtime = Literal["auto", "native", "onnx"]
 Label = bool | int | float | str
@@ -38,6 +49,7 @@ _BUILT_IN: Mapping[str, tuple[str, str, str]] = {
     "torch": ("modelyard.packages.flavours.torch", "TorchFlavour", "torch"),
     "sklearn": ("modelyard.packages.flavours.sklearn", "SklearnFlavour", "sklearn"),
     "onnx": ("modelyard.packages.flavours.onnx", "OnnxFlavour", "onnx"),
+    FLAVOUR: ("modelyard.packages.flavours.pickled", "PickleFlavour", "sklearn"),
 }
 """Flavour to its module, its class, and the extra of Modelyard that installs what it needs."""
 
@@ -81,6 +93,11 @@ class ModelInfo(msgspec.Struct, frozen=True):
     onnx: OnnxFile | None = None
     onnx_missing: str = ""
 
+    @property
+    def is_pickled(self) -> bool:
+        """Whether a pickle would have to be loaded to predict."""
+        return self.flavour == FLAVOUR and self.onnx is None
+
 
 class Model:
     """A loaded model: raw columns in, predictions out.
@@ -94,9 +111,7 @@ class Model:
     def __init__(self, info: ModelInfo, transform: TransformChain | None, predictor: Predictor) -> None:
         self.info = info
         self.transform = transform
-        self.contract = Contract(
-            inputs=info.inputs if transform is None else transform.inputs, outputs=info.outputs, classes=info.classes
-        )
+        self.contract = _contract(info, transform)
         self._predictor = predictor
         self._labels = None if info.classes is None else _label_array(info)
 
@@ -176,7 +191,7 @@ def save_model(
 
     Args:
         folder: New or empty.
-        flavour: `torch`, `sklearn`, `onnx`, or an installed one.
+        flavour: `torch`, `sklearn`, `onnx`, `pickle`, or an installed one.
         model: A network of `build_network`, a fitted estimator, or for onnx a ModelProto or the path of a file. An
             estimator may have learnt the labels themselves, or their positions in `classes`.
         inputs: What the model takes, after the transform.
@@ -239,7 +254,9 @@ def _write_info(folder: Path, info: ModelInfo) -> None:
     write_atomically(folder / _INFO, text)
 
 
-def load_model(folder: Path, runtime: Runtime = "auto", *, threads: int = 1) -> Model:
+def load_model(
+    folder: Path, runtime: Runtime = "auto", *, threads: int = 1, trusted_pickle: str | None = None
+) -> Model:
     """Load a model folder.
 
     Args:
@@ -247,19 +264,21 @@ def load_model(folder: Path, runtime: Runtime = "auto", *, threads: int = 1) -> 
         runtime: `onnx` predicts with onnxruntime alone; `native` with the library that trained the model; `auto` with
             ONNX where the folder has it and onnxruntime is installed, because that is what will be served.
         threads: Of onnxruntime, for one prediction.
+        trusted_pickle: BLAKE3 of the pickle that may be loaded, where the model is one; None: none may.
 
     Raises:
         IntegrityError: A file is missing or damaged, or holds what is not trusted.
         MissingExtraError: The library that the runtime needs is not installed.
         NotFoundError: The model has no ONNX file, and `onnx` was asked for.
+        RefusedError: The model is a pickle, and none is trusted.
     """
     info = read_info(folder)
-    transform = TransformChain.load(folder / _TRANSFORM) if info.transform else None
+    transform = _transform(folder, info)
     if runtime == "auto":
         usable = info.onnx is not None and importlib.util.find_spec("onnxruntime") is not None
         runtime = "onnx" if usable else "native"
     if runtime == "native":
-        return Model(info, transform, _flavour(info.flavour).load(folder))
+        return Model(info, transform, _flavour(info.flavour, trusted_pickle).load(folder))
     if info.onnx is None:
         raise NotFoundError(
             f"The model has no ONNX file: {info.onnx_missing}", where=str(folder), remedy="Load it as native."
@@ -269,6 +288,25 @@ def load_model(folder: Path, runtime: Runtime = "auto", *, threads: int = 1) -> 
         folder / info.onnx.file, input_name=info.onnx.input, output_name=info.onnx.output, threads=threads
     )
     return Model(info, transform, predictor)
+
+
+def read_contract(folder: Path) -> Contract:
+    """Return the contract of a model folder, and load no model.
+
+    Raises:
+        IntegrityError: A file is missing or damaged.
+    """
+    info = read_info(folder)
+    return _contract(info, _transform(folder, info))
+
+
+def _contract(info: ModelInfo, transform: TransformChain | None) -> Contract:
+    inputs = info.inputs if transform is None else transform.inputs
+    return Contract(inputs=inputs, outputs=info.outputs, classes=info.classes)
+
+
+def _transform(folder: Path, info: ModelInfo) -> TransformChain | None:
+    return TransformChain.load(folder / _TRANSFORM) if info.transform else None
 
 
 def read_info(folder: Path) -> ModelInfo:
@@ -407,10 +445,11 @@ def _empty(field: Field) -> NDArray[Any]:
     return np.empty((0, *field.shape), dtype="<U1" if field.dtype == "string" else field.dtype)
 
 
-def _flavour(name: str) -> Flavour:
+def _flavour(name: str, trusted_pickle: str | None = None) -> Flavour:
     if name in _BUILT_IN:
         module, attribute, extra = _BUILT_IN[name]
-        made: Flavour = getattr(_adapter(module, extra), attribute)()
+        arguments = (trusted_pickle,) if name == FLAVOUR else ()
+        made: Flavour = getattr(_adapter(module, extra), attribute)(*arguments)
         return made
     for entry in entry_points(group="modelyard.flavours", name=name):
         loaded: Flavour = entry.load()()

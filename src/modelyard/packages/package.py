@@ -12,6 +12,7 @@ import msgspec
 
 from modelyard.contracts import Predictor
 from modelyard.errors import ContractError, IntegrityError
+from modelyard.packages import pickles
 from modelyard.packages.building import build_package
 from modelyard.packages.contract import Contract
 from modelyard.packages.golden import Golden, check_golden, read_golden
@@ -71,22 +72,40 @@ class Package:
         """The content of `model/model.json`."""
         return read_info(self.folder / "model")
 
-    def predictor(self, runtime: Runtime = "auto", *, threads: int = 1) -> Model:
+    def predictor(self, runtime: Runtime = "auto", *, threads: int = 1, trusted_pickle: str | None = None) -> Model:
         """Load the model.
 
         Args:
             runtime: `auto` takes ONNX where the package has it; see `load_model`.
             threads: Of onnxruntime, for one prediction.
+            trusted_pickle: BLAKE3 of the pickle that may be loaded, where the model is one; None: none may.
 
         Raises:
             IntegrityError: The model's contract is not the package's.
             MissingExtraError: The library that the runtime needs is not installed.
             NotFoundError: `onnx` was asked for, and the package has none.
+            RefusedError: The model is a pickle, and none is trusted.
         """
-        model = load_model(self.folder / "model", runtime, threads=threads)
+        model = load_model(self.folder / "model", runtime, threads=threads, trusted_pickle=trusted_pickle)
         if model.contract.digest != self.contract.digest:
             raise IntegrityError("The model and the contract name different fields.", where=str(self.folder))
         return model
+
+    def served(self, pickle: str | None = None) -> Model:
+        """Load the model as it is served: by ONNX; or a pickle, if its BLAKE3 is the one given.
+
+        Raises:
+            IntegrityError: The model's contract is not the package's, or the pickle is another one.
+            MissingExtraError: The library that the model needs is not installed.
+            NotFoundError: The package has no ONNX model.
+            RefusedError: The model is a pickle, and none is trusted.
+        """
+        return self.predictor("native" if self.info.is_pickled else "onnx", trusted_pickle=pickle)
+
+    def check_pickle(self, trusted: str | None) -> None:
+        """See that the model is no pickle or the trusted one, and load nothing; raises what `served` raises."""
+        if self.info.is_pickled:
+            pickles.trusted_pickle(self.folder / "model", trusted)
 
     def golden(self) -> Golden:
         """Return the golden samples; raises IntegrityError where they do not fit the contract."""

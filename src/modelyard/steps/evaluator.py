@@ -14,7 +14,9 @@ from modelyard.contracts import Context
 from modelyard.data import Dataset
 from modelyard.errors import DataError, MinimumNotMetError, StepError
 from modelyard.files import write_atomically
-from modelyard.packages.model import Model, load_model
+from modelyard.packages.golden import ANSWERS, OUTPUTS, SAMPLES, sample_texts
+from modelyard.packages.model import Model, load_model, read_info
+from modelyard.packages.pickles import pickle_digest
 from modelyard.steps import metrics as measures
 from modelyard.steps import plots
 from modelyard.steps.hints import nearest
@@ -33,6 +35,7 @@ def evaluate(
     metric: str | None = None,
     metrics: Sequence[str] = (),
     minimum: Mapping[str, float] | None = None,
+    allow_pickle: str | None = None,
     prediction_type: str = "classification",
     **_: Any,
 ) -> dict[str, Any]:
@@ -46,44 +49,62 @@ def evaluate(
         metric: The one that matters. None: `accuracy`, for regression `mean_relative_error`.
         metrics: Further ones.
         minimum: Metric to the value it must reach; for errors and losses it is the most it may be.
+        allow_pickle: `own`: the model may be a pickle, as a step of this run has written it. None: it may not.
         prediction_type: `classification` or `regression`.
 
     Returns:
         `metrics`: name to value, the one that matters first. `evidence`: a folder with `metrics.json`, for
-        classification `confusion_matrix.json`, with a history `history.json`, and where matplotlib is installed each
-        picture as SVG and PNG.
+        classification `confusion_matrix.json`, with a history `history.json`, of a pickled model `answers.json`, and
+        where matplotlib is installed each picture as SVG and PNG.
 
     Raises:
         DataError: The test part has no rows, no target, or a class that the model does not know.
         MinimumNotMetError: It names metric, value and minimum, and carries the outputs.
+        RefusedError: The model is a pickle, and `allow_pickle` does not say `own`.
     """
     classification = prediction_type == "classification"
     bounds = dict(minimum or {})
     first = metric or ("accuracy" if classification else "mean_relative_error")
     names = list(dict.fromkeys((first, *metrics, *bounds)))
-    known = measures.CLASSIFICATION if classification else tuple(measures.REGRESSION)
-    for name in names:
-        if name not in known:
-            raise DataError(f"{prediction_type} has no metric {name!r}.", where="metrics", remedy=nearest(name, known))
+    _check_known(names, prediction_type)
     if len(test) == 0:
         raise DataError("There are no rows to evaluate on.", where="test", remedy="Give the test part some rows.")
     folder = context.workdir / "evidence"
-    loaded = load_model(model, runtime="auto")
+    loaded = _loaded(model, allow_pickle)
     measure = _measure_classes if classification else _measure_values
     values = measure(context, loaded, test, names, folder)
     content = {
         "prediction_type": prediction_type, "rows": len(test), "metric": first, "metrics": values, "minimum": bounds,
     }  # fmt: skip
     _write(folder / "metrics.json", content)
+    if loaded.info.is_pickled:
+        first_rows = {name: column[:SAMPLES] for name, column in test.features.items()}
+        write_atomically(folder / ANSWERS, sample_texts({}, loaded.predict_transformed(first_rows))[OUTPUTS])
     if history:
-        _write(folder / "history.json", list(history))
-        if plots.AVAILABLE and all(each.get("loss") is not None for each in history):
-            plots.draw_loss_curve(history, folder / "loss_curve")
+        _keep_history(history, folder)
     if not plots.AVAILABLE:
         context.log("matplotlib is not installed: the evidence has no pictures. `pip install 'modelyard[plots]'`")
     outputs = {"metrics": values, "evidence": folder}
     _check(context, values, bounds, outputs)
     return outputs
+
+
+def _check_known(names: Sequence[str], prediction_type: str) -> None:
+    known = measures.CLASSIFICATION if prediction_type == "classification" else tuple(measures.REGRESSION)
+    for name in names:
+        if name not in known:
+            raise DataError(f"{prediction_type} has no metric {name!r}.", where="metrics", remedy=nearest(name, known))
+
+
+def _keep_history(history: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    _write(folder / "history.json", list(history))
+    if plots.AVAILABLE and all(each.get("loss") is not None for each in history):
+        plots.draw_loss_curve(history, folder / "loss_curve")
+
+
+def _loaded(folder: Path, allow_pickle: str | None) -> Model:
+    pickled = allow_pickle == "own" and read_info(folder).is_pickled
+    return load_model(folder, runtime="auto", trusted_pickle=pickle_digest(folder) if pickled else None)
 
 
 def _measure_classes(

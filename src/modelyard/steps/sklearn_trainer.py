@@ -37,6 +37,9 @@ except ImportError as error:
 __all__ = ["train"]
 
 
+_FLAVOURS = {"skops": "sklearn", "pickle": "pickle"}
+
+
 def train(
     context: Context,
     *,
@@ -44,6 +47,7 @@ def train(
     transform: Path | None = None,
     estimator: str,
     arguments: Mapping[str, Any] | None = None,
+    format: str = "skops",  # noqa: A002  (the blueprint's word)
     threads: int | None = None,
     seed: int = 0,
     prediction_type: str = "classification",
@@ -57,6 +61,7 @@ def train(
         transform: Folder of the transforms that made it from raw data; packed with the model.
         estimator: Name under `sklearn.`, such as `sklearn.ensemble.RandomForestClassifier`.
         arguments: Of its constructor.
+        format: `skops`; or `pickle`, for what skops and ONNX can't keep: it is refused by default everywhere.
         threads: CPU threads. None: the step's cores, or all that the process may use.
         seed: Its `random_state`, where it has one and `arguments` do not give it.
         prediction_type: `classification` or `regression`.
@@ -83,7 +88,7 @@ def train(
         history.append({"epoch": epoch, "loss": loss})
     folder = context.workdir / "model"
     info = save_model(
-        folder, flavour="sklearn", model=model, inputs=fields, prediction_type=prediction_type, classes=classes,
+        folder, flavour=_FLAVOURS[format], model=model, inputs=fields, prediction_type=prediction_type, classes=classes,
         transform=chain,
     )  # fmt: skip
     if info.onnx_missing:

@@ -114,7 +114,7 @@ def test_parameters_are_the_steps_own_fields_with_defaults() -> None:
     assert parameters["layers"][0]["units"] == 2
     assert parameters["prediction_type"] == "classification"
     assert made["check"].parameters == {
-        "metric": None, "metrics": [], "minimum": {}, "prediction_type": "classification",
+        "metric": None, "metrics": [], "minimum": {}, "allow_pickle": None, "prediction_type": "classification",
     }  # fmt: skip
     for task in made.tasks:
         assert not set(task.parameters) & {"id", "kind", "needs", "inputs", "outputs", "retries", "cores", "cache"}

@@ -202,9 +202,9 @@ def test_columns_are_joined_in_the_order_of_the_fields() -> None:
 
 
 def test_unknown_flavours_and_missing_files_are_told(tmp_path: Path, network: Path) -> None:
-    with pytest.raises(NotFoundError, match="no flavour 'pickle'"):
+    with pytest.raises(NotFoundError, match="no flavour 'shelve'"):
         save_model(
-            tmp_path / "m", flavour="pickle", model=None, inputs=SCALARS, prediction_type="classification",
+            tmp_path / "m", flavour="shelve", model=None, inputs=SCALARS, prediction_type="classification",
             classes=("a", "b"),
         )  # fmt: skip
     with pytest.raises(IntegrityError, match="no model folder"):

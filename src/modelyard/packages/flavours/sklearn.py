@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 import skl2onnx
 from skl2onnx.common.data_types import FloatTensorType
-from sklearn.base import BaseEstimator, is_classifier, is_regressor
 
-from modelyard.contracts import Columns
-from modelyard.errors import DataError, IntegrityError, ModelyardError
+from modelyard.errors import IntegrityError, ModelyardError
 from modelyard.files import write_atomically
+from modelyard.packages.flavours.estimators import EstimatorPredictor, estimator_facts, scores_of
 from modelyard.packages.flavours.heads import INPUT, SCORES, Head, close, probe
 from modelyard.packages.flavours.onnx_names import rename_parts
 from modelyard.packages.flavours.onnx_runtime import OnnxPredictor
@@ -41,56 +40,20 @@ class SklearnFlavour:
             DataError: It is neither a fitted classifier nor a fitted regressor.
             InputError: It holds types that are not trusted, so that it could not be loaded again.
         """
-        if not (isinstance(model, BaseEstimator) and (is_classifier(model) or is_regressor(model))):
-            raise DataError(f"A {type(model).__name__} is neither a classifier nor a regressor of scikit-learn.")
-        features = getattr(model, "n_features_in_", None)
-        if features is None:
-            raise DataError(f"The {type(model).__name__} is not fitted.", remedy="Call its fit first.")
+        facts = estimator_facts(model)
         write_atomically(folder / _FILE, dump_estimator(model))
-        head = _head(model)
-        facts: dict[str, Any] = {"head": head, "flat": True, "input_shape": [int(features)]}
-        if head is Head.VALUE:
-            with warnings.catch_warnings():
-                # The probe's numbers are none that the estimator was made for.
-                warnings.simplefilter("ignore")
-                facts["outputs"] = int(np.size(model.predict(probe((features,), 1))))
-        else:
-            facts["classes"] = np.asarray(model.classes_).tolist()
-        return facts | _save_onnx(model, head, features, folder)
+        return facts | _save_onnx(model, facts["head"], facts["input_shape"][0], folder)
 
-    def load(self, folder: Path) -> SklearnPredictor:
+    def load(self, folder: Path) -> EstimatorPredictor:
         """Load the estimator; raises IntegrityError, with their names, where it holds types that are not trusted."""
         file = folder / _FILE
         try:
-            return SklearnPredictor(load_estimator(file.read_bytes(), str(file)))
+            return EstimatorPredictor(load_estimator(file.read_bytes(), str(file)))
         except ModelyardError:
             raise
         except Exception as error:
             # A damaged file shows as anything: a bad zip, bad JSON, a missing key, a type that does not import.
             raise IntegrityError(f"The estimator can't be read: {error}.", where=str(file)) from error
-
-
-class SklearnPredictor:
-    """A fitted estimator."""
-
-    def __init__(self, estimator: Any) -> None:
-        self._estimator = estimator
-        self._head = _head(estimator)
-
-    def predict(self, columns: Columns) -> Columns:
-        """Return `scores` for the rows of `input`."""
-        return {SCORES: _scores(self._estimator, self._head, columns[INPUT])}
-
-
-def _head(model: Any) -> Head:
-    if not is_classifier(model):
-        return Head.VALUE
-    return Head.PROBABILITIES if hasattr(model, "predict_proba") else Head.LABELS
-
-
-def _scores(model: Any, head: Head, values: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
-    scores = np.asarray(model.predict_proba(values) if head is Head.PROBABILITIES else model.predict(values))
-    return scores if head is Head.LABELS else scores.astype(np.float32)
 
 
 def _save_onnx(model: Any, head: Head, features: int, folder: Path) -> dict[str, Any]:
@@ -115,7 +78,7 @@ def _save_onnx(model: Any, head: Head, features: int, folder: Path) -> dict[str,
             output = "probabilities" if head is Head.PROBABILITIES else names[0]
             given = probe((features,), _PROBE_ROWS)
             predicted = OnnxPredictor(file, input_name=INPUT, output_name=output).predict({INPUT: given})[SCORES]
-            same = close(_scores(model, head, given).reshape(-1), np.asarray(predicted).reshape(-1))
+            same = close(scores_of(model, head, given).reshape(-1), np.asarray(predicted).reshape(-1))
     except Exception as error:
         # skl2onnx raises classes of its own, RuntimeError, NotImplementedError and TypeError for what it can't convert.
         file.unlink(missing_ok=True)

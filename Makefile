@@ -52,7 +52,7 @@ docs: $(READY) ## rewrite the generated reference pages
 	@$(BIN)/python -m modelyard.serving.deployment.examples docs/examples
 
 protos: $(READY) ## compile the .proto files of the gRPC services
-	@cd src/modelyard/serving/grpc && $(CURDIR)/$(BIN)/python -m grpc_tools.protoc -I. --descriptor_set_out=descriptors.binpb open_inference.proto health.proto reflection.proto
+	@cd src/modelyard/serving/grpc && $(CURDIR)/$(BIN)/python -m grpc_tools.protoc -I. --descriptor_set_out=descriptors.binpb open_inference.proto health.proto reflection.proto reflection_v1alpha.proto
 
 clean: ## remove what make made
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache

@@ -30,7 +30,8 @@ def predict(open_channel: grpc.Channel, request: Any = None, **options: Any) -> 
         "/inference.GRPCInferenceService/ModelInfer", request_serializer=Request.SerializeToString,
         response_deserializer=Response.FromString,
     )  # fmt: skip
-    return stub(request if request is not None else infer(), timeout=options.pop("timeout", 20), **options)
+    ask_it = stub.with_call if options.pop("with_call", False) else stub
+    return ask_it(request if request is not None else infer(), timeout=options.pop("timeout", 20), **options)
 
 
 def ask(open_channel: grpc.Channel, method: str, request: Any, **options: Any) -> Any:
@@ -45,6 +46,9 @@ def ask(open_channel: grpc.Channel, method: str, request: Any, **options: Any) -
 class Load:
     """Threads that call without a pause, over a connection each or a new one for each call.
 
+    Who fails connects anew: a client that has not noticed yet that its connection is gone would start any number of
+    calls on it, all of which fail without ever having left the machine that they are on.
+
     Args:
         address: Of the service.
         factors: By version, what x = 7 is multiplied by.
@@ -58,9 +62,13 @@ class Load:
         self.wrong: list[str] = []
         self.failed: list[grpc.RpcError] = []
         self.failed_at: list[float] = []
+        self.failed_on: list[str] = []
+        """What had answered before over the connection of a call that failed; empty where nothing had."""
+        self.held = [""] * threads
+        """What each thread is connected to, as the ids of its answers begin; empty where it does not know yet."""
         self.versions: dict[str, int] = {}
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(threads)]
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -79,12 +87,13 @@ class Load:
             assert time.monotonic() < deadline, f"{self.calls} calls, {len(self.failed)} failed: {self.failed[:1]}"
             time.sleep(0.01)
 
-    def _run(self) -> None:
+    def _run(self, number: int) -> None:
         kept = channel(self.address)
         while not self._stop.is_set():
             used = channel(self.address) if self.fresh else kept
             try:
-                answer = predict(used)
+                answer, call = predict(used, with_call=True)
+                self.held[number] = dict(call.initial_metadata())["x-request-id"].rpartition("-")[0]
                 version = answer.model_version
                 if answer.outputs[0].contents.fp64_contents[:] != [7.0 * self.factors[version]]:
                     self.wrong.append(str(answer))
@@ -93,6 +102,11 @@ class Load:
             except grpc.RpcError as error:
                 self.failed.append(error)
                 self.failed_at.append(time.monotonic())
+                self.failed_on.append(self.held[number])
+                if not self.fresh:
+                    self.held[number] = ""
+                    kept.close()
+                    kept = channel(self.address)
             finally:
                 if self.fresh:
                     used.close()

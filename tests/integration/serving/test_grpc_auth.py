@@ -51,10 +51,13 @@ def port(service) -> int:
 
 
 def said(channel: grpc.Channel, path: str, **metadata: str) -> grpc.StatusCode:
-    """What an empty message to a method is answered by; a stream takes one too."""
-    call: Any = channel.unary_unary(path)
+    """What an empty message to a method is answered by; a stream takes one too, and `Watch` ends with its first."""
+    call: Any = channel.unary_stream(path)
+    given = [(name.replace("_", "-"), value) for name, value in metadata.items()]
+    answers = call(b"", timeout=20, metadata=given)
     try:
-        call(b"", timeout=20, metadata=[(name.replace("_", "-"), value) for name, value in metadata.items()])
+        next(answers, None)
+        answers.cancel()
     except grpc.RpcError as error:
         return error.code()
     return grpc.StatusCode.OK

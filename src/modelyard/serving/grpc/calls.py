@@ -61,16 +61,18 @@ class Method:
     Args:
         request: Class of its messages.
         access: What a caller needs.
-        answer: Returns the answer to a message, or, of a streaming method, answers a call to its end.
+        answer: Returns the answer to a message, or, where it streams, answers a call to its end.
         model: Which model a message is about; None where it is about all of them.
-        streaming: Whether many messages come and go.
+        client_streaming: Whether many messages come; such a method streams its answers, too.
+        server_streaming: Whether many answers go.
     """
 
     request: Any
     access: Access
     answer: Callable[[Call, Any], Awaitable[Message | None]]
     model: Callable[[Any], str] | None = None
-    streaming: bool = False
+    client_streaming: bool = False
+    server_streaming: bool = False
 
 
 class Dispatcher:
@@ -207,10 +209,9 @@ class Call:
         self._encoding = encoding
         if timeout is not None:
             self._timer = self._dispatcher.loop.call_later(timeout, self._expire)
-        if method.streaming:
-            self._arrived = asyncio.Event()
+        if method.client_streaming:
             self._stream.stalled_since = 0.0
-            self._task = self._dispatcher.start(self._converse(method))
+            self._converse_soon(method, None)
 
     # What the stream calls
 
@@ -285,7 +286,10 @@ class Call:
             self.fail(HttpProblem(400, "malformed", "There is no message."))
         elif self._method is not None:
             message = self._messages.popleft()
-            self._task = self._dispatcher.start(self._answer(self._method, message))
+            if self._method.server_streaming:
+                self._converse_soon(self._method, message)
+            else:
+                self._task = self._dispatcher.start(self._answer(self._method, message))
 
     def abandon(self) -> None:
         """Stop: the client gave up, or is gone."""
@@ -300,8 +304,7 @@ class Call:
     def drain(self) -> None:
         """End a streaming call before its next message: clients keep such calls open for as long as they run."""
         self._draining = True
-        if self._arrived is not None:
-            self._arrived.set()
+        self.wake()
 
     def _expire(self) -> None:
         task, self._task = self._task, None
@@ -319,9 +322,13 @@ class Call:
         except Exception as error:
             self.fail(error)
 
-    async def _converse(self, method: Method) -> None:
+    def _converse_soon(self, method: Method, message: bytes | None) -> None:
+        self._arrived = asyncio.Event()
+        self._task = self._dispatcher.start(self._converse(method, message))
+
+    async def _converse(self, method: Method, message: bytes | None) -> None:
         try:
-            await method.answer(self, None)
+            await method.answer(self, self._parse(method, message) if message is not None else None)
             self._begin()
             self._finish(_OK)
         except Exception as error:
@@ -337,8 +344,8 @@ class Call:
 
     async def messages(self) -> AsyncIterator[Any]:
         """Yield the messages of a streaming call, each checked for who may send it."""
-        method, arrived = self._method, self._arrived
-        assert method is not None and arrived is not None  # noqa: S101, PT018  (narrows the types)
+        method = self._method
+        assert method is not None  # noqa: S101  (narrows the type)
         while True:
             while self._messages:
                 message = self._messages.popleft()
@@ -347,12 +354,26 @@ class Call:
                 yield self._parse(method, message)
             if self._stream.ended:
                 return
-            if self._draining:
-                raise HttpProblem(
-                    503, "stopping", "The service is stopping.", remedy="Call again.", headers=(("retry-after", "1"),)
-                )
-            arrived.clear()
-            await arrived.wait()
+            await self.woken()
+
+    async def woken(self) -> None:
+        """Wait in a streaming call until something comes, or `wake` is called.
+
+        Raises:
+            HttpProblem: 503 the service stops.
+        """
+        if self._draining:
+            raise HttpProblem(
+                503, "stopping", "The service is stopping.", remedy="Call again.", headers=(("retry-after", "1"),)
+            )
+        assert self._arrived is not None  # noqa: S101  (narrows the type)
+        self._arrived.clear()
+        await self._arrived.wait()
+
+    def wake(self) -> None:
+        """Let a streaming call look again at what it waits for."""
+        if self._arrived is not None:
+            self._arrived.set()
 
     async def send(self, message: Message) -> None:
         """Send a message of a streaming call, once the client has taken those before."""
@@ -417,8 +438,7 @@ class Call:
         # What nobody takes any more is the connection's window again.
         self._stream.consumed(self._deferred)
         self._deferred = 0
-        if self._arrived is not None:
-            self._arrived.set()
+        self.wake()
 
 
 def _prefixed(message: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
@@ -40,6 +41,8 @@ WRITE_HIGH = 1 << 20
 HIGHEST = (1 << 31) - 1
 GREETING_SECONDS = 10.0
 IDLE_SECONDS = 900.0
+KEEPALIVE = {"TCP_KEEPIDLE": 300, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 4}
+"""Seconds of silence, seconds between questions, and how many go unanswered; where the system has such a setting."""
 DRAIN_PING = b"drainage"
 
 # What comes is checked by h2; what goes is ours, in lower case and without whitespace.
@@ -104,6 +107,7 @@ class Connection(asyncio.Protocol):
         """Greet."""
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(WRITE_HIGH)
+        self._keep_alive()
         http2 = self._http2
         http2.local_settings = Settings(
             client=False,
@@ -118,6 +122,14 @@ class Connection(asyncio.Protocol):
         http2.increment_flow_control_window(CONNECTION_WINDOW - 65_535)
         self._flush()
         self._home.opened(self)
+
+    def _keep_alive(self) -> None:
+        """Have the kernel find out who is gone without a word: a call that watches waits for nothing else."""
+        accepted = self.transport.get_extra_info("socket")
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE.items():
+            if (option := getattr(socket, name, None)) is not None:
+                accepted.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio gives it)
         """Give up every call: nobody is left to hear of it."""

@@ -6,9 +6,9 @@ import asyncio
 import ssl
 
 from modelyard.serving.grpc.calls import Dispatcher, Guard
-from modelyard.serving.grpc.health import Health
+from modelyard.serving.grpc.health import HEALTH, Health
 from modelyard.serving.grpc.open_inference import SERVICE, OpenInference
-from modelyard.serving.grpc.reflection import Reflection
+from modelyard.serving.grpc.reflection import REFLECTIONS, Reflection
 from modelyard.serving.grpc.repository import Repository
 from modelyard.serving.grpc.server import GrpcServer
 from modelyard.serving.inference import Inference
@@ -16,7 +16,7 @@ from modelyard.serving.liaison import Liaison
 
 __all__ = ["SERVICES", "grpc_server"]
 
-SERVICES = (SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection")
+SERVICES = (SERVICE, HEALTH, *REFLECTIONS)
 
 
 def grpc_server(

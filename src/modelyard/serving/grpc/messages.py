@@ -16,7 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 __all__ = ["DESCRIPTORS", "FILES", "POOL", "PROTOS", "message"]
 
 DESCRIPTORS = "descriptors.binpb"
-PROTOS = ("open_inference.proto", "health.proto", "reflection.proto")
+PROTOS = ("open_inference.proto", "health.proto", "reflection.proto", "reflection_v1alpha.proto")
 
 FILES: Any = FileDescriptorSet.FromString(files(__package__).joinpath(DESCRIPTORS).read_bytes())
 POOL = DescriptorPool()

@@ -57,7 +57,11 @@ class OpenInference:
             "ModelMetadata": Method(message("inference.ModelMetadataRequest"), "read", self.model_metadata, _name),
             "ModelInfer": Method(message("inference.ModelInferRequest"), "infer", self.model_infer, _model_name),
             "ModelStreamInfer": Method(
-                message("inference.ModelInferRequest"), "infer", self.model_stream_infer, _model_name, streaming=True
+                message("inference.ModelInferRequest"),
+                "infer",
+                self.model_stream_infer,
+                _model_name,
+                client_streaming=True,
             ),
         }
         return {f"/{SERVICE}/{name}": method for name, method in table.items()}

@@ -241,33 +241,6 @@ def test_a_stream_answers_in_order_and_survives_what_is_wrong(front, channels):
     assert np.frombuffer(answers[51].infer_response.raw_output_contents[0], "<f8")[0] == 14.0
 
 
-def test_health_follows_readiness(front, channels):
-    channel = channels(front)
-    check = message("grpc.health.v1.HealthCheckRequest")
-    for service in ("", SERVICE):
-        assert call(channel, "Check", check(service=service), "grpc.health.v1.Health")[0].status == 1
-    front.page.words[front.page.READY] = 0
-    assert call(channel, "Check", check(), "grpc.health.v1.Health")[0].status == 2
-    assert not call(channel, "ServerReady")[0].ready
-    assert call(channel, "ServerLive")[0].live
-    unknown = refused(channel, check(service="other"), "Check", service="grpc.health.v1.Health")
-    assert unknown.code() is grpc.StatusCode.NOT_FOUND
-
-
-def test_reflection_tells_services_and_files(front, channels):
-    request = message("grpc.reflection.v1.ServerReflectionRequest")
-    response = message("grpc.reflection.v1.ServerReflectionResponse")
-    stub = channels(front).stream_stream(
-        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-        request_serializer=request.SerializeToString, response_deserializer=response.FromString,
-    )  # fmt: skip
-    asked = [request(list_services="*"), request(file_containing_symbol=SERVICE), request(file_by_filename="none")]
-    services, file, missing = list(stub(iter(asked), timeout=10))
-    assert SERVICE in [s.name for s in services.list_services_response.service]
-    assert b"GRPCInferenceService" in file.file_descriptor_response.file_descriptor_proto[0]
-    assert missing.error_response.error_code == 5
-
-
 def test_calls_are_freed_when_they_are_over_without_a_search_for_cycles(front, channels):
     channel = channels(front)
     call(channel, "ModelInfer", infer())

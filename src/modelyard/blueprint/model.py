@@ -413,12 +413,42 @@ class Canary(Concept):
     minimum: Annotated[int, Field(ge=1, description="Requests before it is judged by what the service promises.")] = 50
 
 
+class Sandbox(Concept):
+    """What a process may take that opens a model which a client uploaded."""
+
+    memory: Annotated[int, Field(ge=1, description="Bytes of private memory.")] = 2 * 1024**3
+    cpu_seconds: Annotated[int, Field(ge=1, description="Seconds of processor time, from its start to its end.")] = 120
+    seconds: Annotated[Seconds, Field(description="Seconds for one answer.")] = 60.0
+    file_bytes: Annotated[int, Field(ge=1, description="Bytes of the largest file that it may write.")] = 2 * 1024**3
+    processes: Annotated[
+        int, Field(ge=1, description="For each worker, that serve requests which bring their own model.")
+    ] = 2
+    idle_seconds: Annotated[
+        float, Field(ge=0, description="Seconds for which one waits for the next request with the same model.")
+    ] = 30.0
+
+
 class Limits(Concept):
     """What one request may ask for."""
 
-    body_bytes: Annotated[int, Field(ge=1, description="Bytes of a request's body.")] = 16 * 1024 * 1024
+    body_bytes: Annotated[int, Field(ge=1, description="Bytes of a request's body, and of what it unpacks to.")] = (
+        16 * 1024 * 1024
+    )
     rows: Annotated[int, Field(ge=1, description="Rows of one request.")] = 100_000
     in_flight: Annotated[int, Field(ge=1, description="Requests that are answered side by side.")] = 256
+    body_seconds: Annotated[Seconds, Field(description="Seconds in which a body must arrive.")] = 30.0
+    decompression_ratio: Annotated[
+        int, Field(ge=1, description="Times its length that a body may unpack to, above 1 MiB (a table: 8 MiB).")
+    ] = 200
+    unpacked_bytes: Annotated[int, Field(ge=1, description="Bytes that a table in Arrow or Parquet may unpack to.")] = (
+        256 * 1024 * 1024
+    )
+    upload_bytes: Annotated[int, Field(ge=1, description="Bytes of a model that a client uploads.")] = 512 * 1024 * 1024
+    uploads: Annotated[int, Field(ge=1, description="Uploads of models that one worker takes side by side.")] = 8
+    staged_seconds: Annotated[Seconds, Field(description="Seconds that an uploaded part waits for the others.")] = (
+        86_400.0
+    )
+    sandbox: Annotated[Sandbox, Field(description="What an uploaded model may take.")] = Sandbox()
 
 
 class Service(Concept):

@@ -20,24 +20,19 @@ from modelyard.serving.sandbox import Bounds, Sandbox, SandboxLostError
 
 __all__ = ["Isolation"]
 
-PROCESSES = 2
-"""For each worker, those that only wait for another request included."""
-
-IDLE_SECONDS = 30.0
-
 
 class Isolation:
     """The processes of one worker. It belongs to the event loop's thread; the work is done in threads.
 
     Args:
         folder: Where the processes work.
-        bounds: What each may take.
+        bounds: What each may take, how many there are, and how long one stays.
     """
 
-    def __init__(self, folder: Path, bounds: Bounds | None = None) -> None:
+    def __init__(self, folder: Path, bounds: Bounds) -> None:
         self._folder = folder
-        self._bounds = bounds or Bounds()
-        self._threads = ThreadPoolExecutor(PROCESSES, thread_name_prefix="isolated")
+        self._bounds = bounds
+        self._threads = ThreadPoolExecutor(bounds.processes, thread_name_prefix="isolated")
         self._idle: OrderedDict[str, tuple[float, Sandbox]] = OrderedDict()
         self._running = 0
         self._lock = Lock()
@@ -62,7 +57,7 @@ class Isolation:
         try:
             return await loop.run_in_executor(self._threads, self._answer, upload, proto, ask, body, clock)
         finally:
-            loop.call_later(IDLE_SECONDS + 0.1, self._reap, loop)
+            loop.call_later(self._bounds.idle_seconds + 0.1, self._reap, loop)
 
     def _answer(
         self, upload: Path, proto: bytes, ask: dict[str, Any], body: bytes, clock: Callable[[], float]
@@ -125,7 +120,7 @@ class Isolation:
         with self._lock:
             self._running += 1
             found = self._idle.pop(key, None)
-            if found is None and self._idle and self._running + len(self._idle) > PROCESSES:
+            if found is None and self._idle and self._running + len(self._idle) > self._bounds.processes:
                 old = self._idle.popitem(last=False)[1][1]
         if old is not None:
             old.end()
@@ -136,7 +131,7 @@ class Isolation:
 
     def _reap(self, loop: asyncio.AbstractEventLoop) -> None:
         """End the processes that nobody asked for a while."""
-        latest = loop.time() - IDLE_SECONDS
+        latest = loop.time() - self._bounds.idle_seconds
         with self._lock:
             old = [key for key, (since, _) in self._idle.items() if since <= latest]
             ended = [self._idle.pop(key)[1] for key in old]

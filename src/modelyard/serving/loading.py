@@ -15,9 +15,10 @@ from modelyard.packages.contract import Contract
 from modelyard.packages.golden import Golden
 
 if TYPE_CHECKING:
+    from modelyard.serving.spec import Limits
     from modelyard.serving.state import GenerationRecord
 
-__all__ = ["ARROW", "CSV", "Decoder", "JSON", "JSON_COLUMNS", "Loader", "Served", "loader_of"]
+__all__ = ["ARROW", "CSV", "Decoder", "JSON", "JSON_COLUMNS", "Loader", "Served", "Unpacker", "loader_of"]
 
 JSON = "application/json"
 CSV = "text/csv"
@@ -30,6 +31,9 @@ JSON_COLUMNS = "application/json; layout=columns"
 Decoder = Callable[[bytes, int], Columns]
 """Raises ContractError where the body does not fit, and TooManyRowsError where it has more rows."""
 
+Unpacker = Callable[[bytes, "Limits"], Columns]
+"""Raises as a decoder, and ContractError where the body unpacks to too much."""
+
 
 @dataclass(frozen=True, slots=True)
 class Served:
@@ -39,6 +43,7 @@ class Served:
         contract: What it takes and gives.
         predict: Answers checked columns.
         decoders: By media type: from a body, and the most rows that it may have, to checked columns.
+        unpackers: As decoders, for tables that are larger than their bodies.
         encoders: By media type, and JSON_COLUMNS: from answer columns to a body. The JSON ones return an object.
         row_seconds: How long one row takes, measured when the model was warmed up; 0 where nobody measured.
         documents: What the package says of itself, by file name: `model.proto`, `metadata.json`.
@@ -50,6 +55,7 @@ class Served:
     predict: Callable[[Columns], Columns]
     decoders: Mapping[str, Decoder]
     encoders: Mapping[str, Callable[[Columns], bytes]]
+    unpackers: Mapping[str, Unpacker] = field(default_factory=dict)
     row_seconds: float = 0.0
     documents: Mapping[str, bytes] = field(default_factory=dict)
     golden: Golden | None = None

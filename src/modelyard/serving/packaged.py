@@ -15,13 +15,12 @@ from modelyard.packages.golden import Golden, check_golden
 from modelyard.packages.model import Model
 from modelyard.packages.package import Package
 from modelyard.serving.loading import ARROW, CSV, JSON, JSON_COLUMNS, PARQUET, Served
+from modelyard.serving.spec import Limits
 
 __all__ = ["load", "verify"]
 
 DOCUMENTS = ("model.proto", "metadata.json")
 WARM_UPS = 5
-UNPACKED_BYTES = 256 * 1024 * 1024
-"""What a compressed table may unpack to."""
 
 
 def verify(folder: Path) -> Contract:
@@ -52,8 +51,10 @@ def load(folder: Path) -> Served:
         decoders={
             JSON: decoder.decode,
             CSV: lambda body, rows: csv.decode(contract, body, rows),
-            ARROW: lambda body, rows: _unpack("arrow", contract, body, rows),
-            PARQUET: lambda body, rows: _unpack("parquet", contract, body, rows),
+        },
+        unpackers={
+            ARROW: lambda body, limits: _unpack("arrow", contract, body, limits),
+            PARQUET: lambda body, limits: _unpack("parquet", contract, body, limits),
         },
         encoders={
             JSON: lambda outputs: b'{"rows":' + json_codec.encode(outputs) + b"}",
@@ -73,8 +74,9 @@ def _codec(name: str) -> Any:
     return importlib.import_module(f"modelyard.packages.codecs.{name}")
 
 
-def _unpack(name: str, contract: Contract, body: bytes, rows: int) -> Columns:
-    columns: Columns = _codec(name).decode(contract, body, rows, _codec("arrays").Limits(total_bytes=UNPACKED_BYTES))
+def _unpack(name: str, contract: Contract, body: bytes, limits: Limits) -> Columns:
+    table = _codec("arrays").Limits(total_bytes=limits.unpacked_bytes, ratio=limits.decompression_ratio)
+    columns: Columns = _codec(name).decode(contract, body, limits.rows, table)
     return columns
 
 

@@ -36,12 +36,17 @@ class Bounds(msgspec.Struct, frozen=True):
         cpu_seconds: Of processor time, from its start to its end.
         seconds: One answer may take.
         file_bytes: The largest file that it may write.
+        processes: For each worker, those that serve requests which bring their own model; the ones that only wait for
+            another request included.
+        idle_seconds: How long one waits for another request with the same model.
     """
 
     memory: int = 2 * 1024**3
     cpu_seconds: int = 120
     seconds: float = 60.0
     file_bytes: int = 2 * 1024**3
+    processes: int = 2
+    idle_seconds: float = 30.0
 
 
 class SandboxLostError(RunError):

@@ -12,6 +12,7 @@ from modelyard.errors import InputError, RefusedError
 from modelyard.serving.auth.loopback import is_loopback
 from modelyard.serving.auth.spec import SCOPES, AuthSpec, Scope, TlsSpec
 from modelyard.serving.route import MILLION
+from modelyard.serving.sandbox import Bounds
 from modelyard.serving.state import Page
 
 __all__ = ["STAGED", "Limits", "Live", "ServiceSpec", "WorkerSpec"]
@@ -31,7 +32,12 @@ class Limits(msgspec.Struct, frozen=True):
         in_flight: The most requests that all workers together hold.
         body_seconds: How long a body may take to arrive: who sends slowly holds one of those places.
         upload_bytes: The largest model that a client may upload.
-        decompression_ratio: How many times its length a compressed body of more than 1 MiB may unpack to.
+        decompression_ratio: How many times its length a compressed body of more than 1 MiB may unpack to, and an Arrow
+            or Parquet table of more than 8 MiB.
+        unpacked_bytes: The most that an Arrow or Parquet table may unpack to.
+        uploads: Models that one worker receives or tries at one moment; other requests have their places beside them.
+        staged_seconds: How long an uploaded part waits for the others.
+        sandbox: What the process that opens an upload may take.
     """
 
     body_bytes: int = 16 * 1024 * 1024
@@ -40,6 +46,10 @@ class Limits(msgspec.Struct, frozen=True):
     body_seconds: float = 30.0
     upload_bytes: int = 512 * 1024 * 1024
     decompression_ratio: int = 200
+    unpacked_bytes: int = 256 * 1024 * 1024
+    uploads: int = 8
+    staged_seconds: float = 24 * 3600.0
+    sandbox: Bounds = Bounds()
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -157,6 +167,10 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
         ):  # fmt: skip
             if value is not None and not 0 <= value <= most:
                 raise InputError(f"{name} can't be {value}.", remedy=f"Ask for 0 to {most:,}.")
+        for limits in (self.limits, self.limits.sandbox):
+            for name, value in msgspec.structs.asdict(limits).items():
+                if not isinstance(value, Bounds) and (value < 0 or (value == 0 and name != "idle_seconds")):
+                    raise InputError(f"The limit {name} can't be {value}.", remedy="Ask for more than 0.")
         if self.hang_seconds < 1:
             raise InputError(f"hang_seconds can't be {self.hang_seconds:g}.", remedy="Ask for 1 or more.")
 

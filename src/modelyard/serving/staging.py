@@ -25,8 +25,8 @@ from modelyard.serving.asking import Staged, StagePart, Swapped
 from modelyard.serving.board import Board
 from modelyard.serving.install import Fetch
 from modelyard.serving.logs import Log
-from modelyard.serving.sandbox import Bounds, Sandbox, SandboxLostError, SandboxRefusedError
-from modelyard.serving.spec import STAGED
+from modelyard.serving.sandbox import Sandbox, SandboxLostError, SandboxRefusedError
+from modelyard.serving.spec import STAGED, Limits
 from modelyard.serving.swap import Swapper
 from modelyard.serving.wire import failure_of
 
@@ -34,9 +34,6 @@ __all__ = ["Shelf", "Staging"]
 
 PREFIX = "staged-"
 """Before the digest of a package that came as a candidate, and lies here and in no store."""
-
-KEPT_SECONDS = 24 * 3600.0
-"""How long a part waits for the others."""
 
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -109,15 +106,15 @@ class Staging:
         swapper: Serves what they become.
         board: Knows what is held.
         log: The supervisor's.
-        bounds: What the process that opens an upload may take.
+        limits: How long a part waits for the others, and what the process that opens an upload may take.
     """
 
-    def __init__(self, shelf: Shelf, swapper: Swapper, board: Board, log: Log, bounds: Bounds | None = None) -> None:
+    def __init__(self, shelf: Shelf, swapper: Swapper, board: Board, log: Log, limits: Limits) -> None:
         self._shelf = shelf
         self._swapper = swapper
         self._board = board
         self._log = log
-        self._bounds = bounds or Bounds()
+        self._limits = limits
         self._turn = threading.Lock()
         self._file = shelf.folder / "candidate.json"
         self._candidate = self._recovered()
@@ -165,7 +162,7 @@ class Staging:
         now, waiting = time.time(), self._candidate
         if request.model is not None and waiting.model not in (None, request.model):
             waiting = waiting.emptied()
-        parts = {name: part for name, part in waiting.parts.items() if now - part.since < KEPT_SECONDS}
+        parts = {name: part for name, part in waiting.parts.items() if now - part.since < self._limits.staged_seconds}
         return msgspec.structs.replace(waiting, parts=parts, model=request.model or waiting.model)
 
     def _missing(self) -> tuple[str, ...]:
@@ -215,7 +212,7 @@ class Staging:
         self, upload: Path, candidate: _Candidate, proto: bytes | None, *, own_proto: bool, keep: bool
     ) -> tuple[dict[str, Any], Path]:
         """Open an upload in a sandbox; return what it is and, where it shall be kept, the folder of its package."""
-        sandbox = Sandbox(self._shelf.work / secrets.token_hex(16), self._bounds)
+        sandbox = Sandbox(self._shelf.work / secrets.token_hex(16), self._limits.sandbox)
         try:
             question = {
                 "do": "take_in", "upload": str(upload), "name": candidate.model or _DEFAULT, "own_proto": own_proto,

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelyard.blueprint import model as blueprint
 from modelyard.blueprint.model import Service
 from modelyard.serving.route import MILLION
+from modelyard.serving.sandbox import Bounds
 from modelyard.serving.spec import Limits, ServiceSpec
 from modelyard.yard.access import access_of
 
@@ -74,11 +76,7 @@ def promises_of(services: Sequence[Service]) -> dict[str, Any]:
     rates = [service.slo.error_rate for service in services if service.slo.error_rate is not None]
     quantiles = [service.slo.p99_ms / 1000 for service in services if service.slo.p99_ms is not None]
     promises: dict[str, Any] = {
-        "limits": Limits(
-            body_bytes=max(service.limits.body_bytes for service in services),
-            rows=max(service.limits.rows for service in services),
-            in_flight=max(service.limits.in_flight for service in services),
-        ),
+        "limits": _widest([service.limits for service in services]),
         "minimum_requests": max(service.canary.minimum for service in services),
         "canary_ppm": round(min(shares, default=0.0) * MILLION),
         "canary_seconds": max(service.canary.hold for service in services),
@@ -89,6 +87,16 @@ def promises_of(services: Sequence[Service]) -> dict[str, Any]:
     if quantiles:
         promises["p99_seconds"] = min(quantiles)
     return promises
+
+
+def _widest(limits: Sequence[blueprint.Limits]) -> Limits:
+    """Return limits of which each is the largest that a blueprint states."""
+    stated = [one.model_dump() for one in limits]
+    sandboxes = [one.pop("sandbox") for one in stated]
+    return Limits(
+        **{name: max(one[name] for one in stated) for name in stated[0]},
+        sandbox=Bounds(**{name: max(one[name] for one in sandboxes) for name in sandboxes[0]}),
+    )
 
 
 def _services(yard: Yard, environment: str) -> list[Service]:

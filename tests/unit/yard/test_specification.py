@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from modelyard.blueprint.model import Canary, Limits, Service, Slo
+import msgspec
+
+from modelyard.blueprint.model import Canary, Limits, Sandbox, Service, Slo
+from modelyard.serving import spec
 from modelyard.yard.specification import promises_of
 
 
@@ -30,3 +33,24 @@ def test_the_widest_door_and_the_strictest_promise_count():
         "error_rate": 0.05, "p99_seconds": 0.05, "minimum_requests": 100, "canary_ppm": 50_000,
         "canary_seconds": 600.0, "grace_seconds": 60.0,
     }  # fmt: skip
+
+
+def test_every_limit_of_a_runner_is_one_of_the_blueprint_s_with_the_same_default():
+    assert promises_of([Service()])["limits"] == spec.Limits()
+    assert Limits().model_dump() == msgspec.to_builtins(spec.Limits())
+
+
+def test_the_widest_of_each_limit_counts():
+    narrow = Limits(
+        body_seconds=1.0, decompression_ratio=2, unpacked_bytes=3, upload_bytes=4, uploads=5, staged_seconds=6.0,
+        sandbox=Sandbox(memory=7, cpu_seconds=8, seconds=9.0, file_bytes=10, processes=11, idle_seconds=12.0),
+    )  # fmt: skip
+    found = promises_of([Service(limits=narrow)])["limits"]
+    assert {name: getattr(found, name) for name in narrow.model_fields_set - {"sandbox"}} == {
+        "body_seconds": 1.0, "decompression_ratio": 2, "unpacked_bytes": 3, "upload_bytes": 4, "uploads": 5,
+        "staged_seconds": 6.0,
+    }  # fmt: skip
+    assert msgspec.to_builtins(found.sandbox) == narrow.sandbox.model_dump()
+    both = promises_of([Service(limits=narrow), Service()])["limits"]
+    assert (both.uploads, both.upload_bytes) == (8, 512 * 1024 * 1024)
+    assert (both.sandbox.processes, both.sandbox.memory) == (11, 2 * 1024**3)

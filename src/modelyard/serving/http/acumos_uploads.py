@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AcumosUploads", "read_configuration"]
 
-UPLOADS = 8
-"""Models that a worker receives or tries at one moment; other requests have their places beside them."""
-
 CONFIGURATION_BYTES = 64 * 1024
 _KEYS = {
     "name": "model", "model": "model", "modelname": "model",
@@ -63,7 +60,7 @@ class AcumosUploads:
         self._liaison = liaison
         self._incoming = folder / "incoming"
         self._explicit = explicit
-        self._isolation = Isolation(folder / "work")
+        self._isolation = Isolation(folder / "work", inference.limits.sandbox)
         self._uploading = 0
 
     @property
@@ -154,9 +151,10 @@ class AcumosUploads:
     @contextmanager
     def _place(self) -> Iterator[None]:
         """Hold one of the few places for uploads of models: they take room on the disk, and time."""
-        if self._uploading >= UPLOADS:
+        most = self._inference.limits.uploads
+        if self._uploading >= most:
             raise HttpProblem(
-                429, "busy", f"More than {UPLOADS} uploads are in flight.", remedy="Try again.",
+                429, "busy", f"More than {most} uploads are in flight.", remedy="Try again.",
                 headers=(("retry-after", "1"),),
             )  # fmt: skip
         with self._inference.admitted():

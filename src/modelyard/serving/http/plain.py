@@ -69,10 +69,12 @@ class Plain:
             request.named = taken.generation.headers
             body = await request.body()
 
-            rows = self._inference.limits.rows
+            limits = self._inference.limits
 
             def decode(served: Served, given: bytes) -> Columns:
-                return served.decoders[kind](given, rows)
+                if kind in ARROW_KINDS:
+                    return served.unpackers[kind](given, limits)
+                return served.decoders[kind](given, limits.rows)
 
             def encode(generation: Generation, outputs: Columns) -> bytes:
                 if wanted != JSON:

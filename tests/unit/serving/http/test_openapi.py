@@ -16,6 +16,7 @@ from modelyard.serving.http.plain import Plain
 from modelyard.serving.loading import Served
 from modelyard.serving.route import Route
 from modelyard.serving.slots import Generation, Slots
+from modelyard.serving.spec import Limits
 from modelyard.serving.state import GenerationRecord, Page
 
 COLUMNS = {"x": np.ones(2)}
@@ -51,7 +52,7 @@ def test_a_text_is_made_once_for_a_generation_and_anew_for_the_next():
 
 def test_every_form_of_acumos_is_told_of_by_the_parts_that_it_needs():
     slots = Slots(Page.create())
-    inference = SimpleNamespace(slots=slots, slot=slots.__getitem__)
+    inference = SimpleNamespace(slots=slots, slot=slots.__getitem__, limits=Limits())
     routes = [*Acumos(inference).routes, *AcumosUploads(inference, None, Path("/nowhere"), explicit=True).routes]
     described = document_of(routes, (), Security())["paths"]
     forms = 0

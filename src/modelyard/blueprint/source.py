@@ -6,7 +6,7 @@ import ast
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -20,6 +20,9 @@ _FORMAT = f"1 on {sys.implementation.name} {sys.hexversion:x}"
 """Of the remembered facts; syntax trees differ between versions of Python."""
 
 _MOST = 10_000
+
+_BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")
+"""Fields that hold statements, in the order in which every node that has them has them."""
 
 Stamp = tuple[int, int, int, int]
 """Modification time, change time, size and inode."""
@@ -124,12 +127,15 @@ def _read(source: bytes, path: str) -> Facts:
         line = getattr(error, "lineno", None)
         where = f"{path}:{line}" if line else path
         raise InputError(f"This is not Python: {getattr(error, 'msg', error)}.", where=where) from error
-    imports = tuple(_imports(tree))
+    # Most of a tree is expressions, and all that they can hide is a call by this name, or by its letters beyond ASCII,
+    # which Python takes for the plain ones.
+    by_name = b"import_module" in source or not source.isascii()
+    imports = tuple(_imports(tree, ast.iter_child_nodes if by_name else _inner))
     _strip_docstrings(tree)
     return Facts(blake3_bytes(ast.dump(tree, annotate_fields=False).encode("utf-8", "surrogatepass")), imports)
 
 
-def _imports(tree: ast.AST) -> Iterator[Import]:
+def _imports(tree: ast.AST, children: Callable[[ast.AST], Iterator[ast.AST]]) -> Iterator[Import]:
     stack: list[ast.AST] = [tree]
     while stack:
         node = stack.pop()
@@ -143,7 +149,13 @@ def _imports(tree: ast.AST) -> Iterator[Import]:
         else:
             if isinstance(node, ast.Call):
                 yield from _by_name(node)
-            stack.extend(ast.iter_child_nodes(node))
+            stack.extend(children(node))
+
+
+def _inner(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the statements, and what holds statements, right inside a node."""
+    for name in _BLOCKS:
+        yield from getattr(node, name, ())
 
 
 def _is_type_checking(test: ast.expr) -> bool:
@@ -162,7 +174,10 @@ def _by_name(call: ast.Call) -> Iterator[Import]:
 
 
 def _strip_docstrings(tree: ast.AST) -> None:
-    for node in ast.walk(tree):
+    stack: list[ast.AST] = [tree]
+    while stack:
+        node = stack.pop()
+        stack.extend(_inner(node))
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             first = node.body[0]
             value = first.value if isinstance(first, ast.Expr) else None

@@ -1,12 +1,18 @@
-"""Runs each task in the calling thread: the quickest way, and the one that a debugger can step through."""
+"""Runs each task in the calling thread: the quickest way, and the one that a debugger can step through.
+
+While Modelyard's own code reads and transforms data, which is the work of NumPy and the disk, another thread imports
+what a later task is known to need. A step of the project's own always has its process to itself.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from types import FrameType
 from typing import Any
@@ -23,6 +29,9 @@ __all__ = ["InlineExecutor"]
 
 _NUDGE = signal.SIGURG
 """Its default is to be ignored: one that arrives late harms nobody."""
+
+_BESIDE = frozenset({"modelyard.steps.importer", "modelyard.steps.transform"})
+"""Steps beside which something may be imported: they fork nothing, and what they import is small."""
 
 
 class _Stopped(BaseException):
@@ -48,12 +57,21 @@ class InlineExecutor:
         self._bench = Workbench(loader, sync=store is None)
         self._interrupts = _Interrupts(self._bench)
         self._bench.before_step = self._interrupts.check
+        self._ahead = _Ahead()
         self._closed = False
 
     @property
     def capacity(self) -> int:
         """One."""
         return 1
+
+    def expect(self, modules: Iterable[str]) -> None:
+        """Say what later tasks will import; done ahead, in a thread, while a task of `_BESIDE` runs.
+
+        Args:
+            modules: Names of modules that are slow to import, and none of a project.
+        """
+        self._ahead.modules = frozenset(modules)
 
     def submit(self, call: TaskCall, emit: Listener) -> Future[TaskResult]:
         """Run a task to its end, and return its finished future."""
@@ -66,6 +84,10 @@ class InlineExecutor:
             store = self._stores.get(call.store) or Store.open(call.store)
             self._stores[call.store] = store
             with self._interrupts.during(call):
+                if call.call.partition(":")[0] in _BESIDE:
+                    self._ahead.start()
+                else:
+                    self._ahead.wait()
                 result = execute(call, store, emit, self._bench)
         except _Stopped:
             pass
@@ -85,8 +107,9 @@ class InlineExecutor:
         self._interrupts.stop("cancelled", task)
 
     def close(self) -> None:
-        """Take no further tasks."""
+        """Take no further tasks; an import that has begun comes to its end."""
         self._closed = True
+        self._ahead.wait()
 
 
 def timed_out(call: TaskCall) -> StepTimeoutError:
@@ -96,6 +119,37 @@ def timed_out(call: TaskCall) -> StepTimeoutError:
         where=f"step {call.task}",
         remedy="Give it a longer `timeout`, or less to do.",
     )
+
+
+class _Ahead:
+    """Imports modules in a thread.
+
+    The thread is waited for before any code runs that is not Modelyard's own: a child that is forked while another
+    thread imports would wait for that import for ever. What fails is told when the module is needed.
+    """
+
+    def __init__(self) -> None:
+        self.modules: frozenset[str] = frozenset()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin with what is not imported yet, once."""
+        wanted = sorted(self.modules - sys.modules.keys())
+        self.modules = frozenset()
+        if wanted and self._thread is None:
+            self._thread = threading.Thread(target=self._import, args=(wanted,), name="modelyard-ahead")
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for what has begun."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _import(self, names: list[str]) -> None:
+        for name in names:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
 
 
 class _Interrupts:

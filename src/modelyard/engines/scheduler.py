@@ -19,7 +19,7 @@ import msgspec
 from modelyard.blueprint.code import CodeReader
 from modelyard.blueprint.fingerprint import explain
 from modelyard.blueprint.plan import Plan, Task
-from modelyard.contracts import Executor, Expecting, Listener
+from modelyard.contracts import Executor, Listener
 from modelyard.engines.cache import TaskCache
 from modelyard.engines.journal import Journal, Recorder
 from modelyard.engines.walk import STOP, Message, Walk, logs_of
@@ -31,9 +31,6 @@ __all__ = ["Latest", "Preview", "Scheduler"]
 
 Latest = Callable[[str, str], "TaskRecord | None"]
 """Returns the last good record of a task, by blueprint and step id."""
-
-_SLOW_TO_IMPORT = frozenset({"trainer"})
-"""Step kinds whose own modules take long to import, as PyTorch does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +110,6 @@ class Scheduler:
             plan, store=self._store, cache=cache, executor=self._executor, journal=journal, project=project,
             resume=resume, queue=self._queue,
         )  # fmt: skip
-        if isinstance(self._executor, Expecting):
-            self._executor.expect({task.call.partition(":")[0] for task in plan.tasks if task.kind in _SLOW_TO_IMPORT})
         try:
             with self._stopped_by_signals():
                 finished = walk.go()

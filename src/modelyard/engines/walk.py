@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 
 from modelyard.blueprint.plan import Plan, Task
-from modelyard.contracts import Executor
+from modelyard.contracts import Executor, Expecting
 from modelyard.engines.cache import Identity, TaskCache
 from modelyard.engines.capture import TaskLog
 from modelyard.engines.journal import Journal
@@ -58,6 +58,9 @@ SYNC_SECONDS = 0.1
 A power cut within that time can leave a cache record whose outputs never reached the disk. Tiny outputs lie in one
 object, which is hashed before a record answers for anything, so the task merely runs again. Larger ones never wait.
 """
+
+_SLOW_TO_IMPORT = frozenset({"trainer"})
+"""Step kinds whose own modules take long to import, as PyTorch does."""
 
 _WORTH_RETRYING = frozenset({"step", "step-timeout", "worker-lost", "run", "storage", "busy", "error"})
 """Codes of failures that another attempt may mend; wrong input stays wrong."""
@@ -130,6 +133,7 @@ class Walk:
         for task in plan.tasks:
             for need in task.needs:
                 self._dependants[need].append(task.id)
+        self._ahead = _slow_modules(plan)
         self._ready = deque(task.id for task in plan.tasks if not task.needs)
         self._waiting: deque[str] = deque()
         self._identities: dict[str, Identity] = {}
@@ -258,6 +262,9 @@ class Walk:
         self._journal.task(record, **({"reasons": list(identity.reasons)} if identity.reasons else {}))
         call = self._call(task, record, identity)
         self._running[name] = _Running(call, self._cores(task))
+        if isinstance(self._executor, Expecting) and self._ahead[name]:
+            self._executor.expect(self._ahead[name])
+            self._ahead = {other: modules - self._ahead[name] for other, modules in self._ahead.items()}
         try:
             future = self._executor.submit(call, self._emit)
         except ModelyardError as error:
@@ -454,3 +461,13 @@ def _delay(task: Task, attempts: int) -> float:
     """Return the seconds before the next attempt: doubling, bounded, and spread by a fifth so that none meet again."""
     delay = min(task.retry_delay * 2.0 ** (attempts - 1), LONGEST_DELAY)
     return delay * random.uniform(0.8, 1.2)  # noqa: S311  (spreading load is no secret)
+
+
+def _slow_modules(plan: Plan) -> dict[str, frozenset[str]]:
+    """Return for each task which modules that are slow to import are needed by what follows it."""
+    found: dict[str, frozenset[str]] = {task.id: frozenset() for task in plan.tasks}
+    for task in reversed(plan.tasks):
+        own = {task.call.partition(":")[0]} if task.kind in _SLOW_TO_IMPORT else ()
+        for need in task.needs:
+            found[need] |= found[task.id].union(own)
+    return found

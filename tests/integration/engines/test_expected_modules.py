@@ -1,15 +1,18 @@
-"""What a later task needs is imported while an earlier one runs, in the worker that then gets the later one."""
+"""What a later task needs is imported while an earlier one runs: in the worker that then gets it, or in a thread."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from modelyard.engines.inline import InlineExecutor
 from modelyard.engines.processes import ProcessExecutor
 from modelyard.testing.executor import Workplace
 
@@ -89,3 +92,57 @@ def test_an_import_that_fails_costs_no_task(place: Workplace) -> None:
         told(executor, place, "late")
     finally:
         executor.close()
+
+
+LATER = """
+import threading, time
+thread = threading.current_thread().name
+time.sleep(0.3)
+whole = True
+"""
+
+
+@pytest.fixture
+def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module that is slow to import."""
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (folder / "slow_later.py").write_text(LATER)
+    (folder / "fails_later.py").write_text("raise RuntimeError('not in this thread')")
+    monkeypatch.syspath_prepend(folder)
+    yield "slow_later"
+    for name in ("slow_later", "fails_later", "look"):
+        sys.modules.pop(name, None)
+
+
+def begun(executor: InlineExecutor, place: Workplace) -> None:
+    """Let the importer run, as far as it comes without parameters."""
+    call = msgspec.structs.replace(place.call("tell", "data"), call="modelyard.steps.importer:import_data")
+    assert executor.submit(call, place.events.append).result().failure is not None
+
+
+def looked(executor: InlineExecutor, place: Workplace) -> Any:
+    """Return what a step of the project finds imported: nothing, a part, or the whole."""
+    step = "import sys\n\ndef tell():\n    return [getattr(sys.modules.get('slow_later'), 'whole', None)]\n"
+    (place.project / "look.py").write_text(step)
+    call = msgspec.structs.replace(place.call("tell", "value"), call="look:tell")
+    result = executor.submit(call, place.events.append).result()
+    assert result.failure is None
+    return place.store.load(result.outputs["value"])[0]
+
+
+def test_in_one_process_it_is_imported_beside_modelyards_own_reading(place: Workplace, later: str) -> None:
+    executor = InlineExecutor(place.store)
+    executor.expect({"fails_later", later})
+    begun(executor, place)
+    executor.close()
+    assert sys.modules[later].thread == "modelyard-ahead"
+
+
+def test_a_projects_step_has_its_process_to_itself(place: Workplace, later: str) -> None:
+    executor = InlineExecutor(place.store)
+    executor.expect({later})
+    assert looked(executor, place) is None, "it was imported beside a step of the project"
+    begun(executor, place)
+    assert looked(executor, place) is True, "it was not waited for"
+    executor.close()

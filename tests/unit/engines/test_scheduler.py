@@ -6,7 +6,8 @@ import dataclasses
 import http.server
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import msgspec
@@ -14,11 +15,12 @@ import pytest
 from tests.unit.engines.desk import Desk, plan_of, task
 
 from modelyard.blueprint.plan import Placement
+from modelyard.contracts import Listener
 from modelyard.engines.executors import open_executor
 from modelyard.engines.inline import InlineExecutor
 from modelyard.engines.scheduler import Scheduler
 from modelyard.errors import NotFoundError, StorageError
-from modelyard.records import Event, EventKind, Failure, RunRecord, RunState, TaskState
+from modelyard.records import Event, EventKind, Failure, RunRecord, RunState, TaskCall, TaskResult, TaskState
 from modelyard.store.store import Store
 
 CHAIN = plan_of(task("one", "begin"), task("two", "add", "one"), task("three", "add", "two"))
@@ -36,6 +38,35 @@ def test_a_chain_runs_in_order_and_each_state_is_told(desk: Desk) -> None:
         ("", "succeeded"),
     ]  # fmt: skip
     assert [event.time for event in desk.events] == sorted(event.time for event in desk.events)
+
+
+def test_an_executor_is_told_once_what_will_be_imported_after_the_task_it_gets(desk: Desk) -> None:
+    told: list[tuple[str, object]] = []
+
+    class Noting(InlineExecutor):
+        def expect(self, modules: Iterable[str]) -> None:
+            told.append(("expect", sorted(modules)))
+
+        def submit(self, call: TaskCall, emit: Listener) -> Future[TaskResult]:
+            told.append(("submit", call.task))
+            return super().submit(call, emit)
+
+    for name in ("first", "second"):
+        (desk.project / f"{name}.py").write_text((desk.project / "work.py").read_text())
+    trainers = [
+        dataclasses.replace(task(name, "add", "two"), kind="trainer", call=f"{name}:add")
+        for name in ("first", "second")
+    ]
+    desk.executor = Noting(desk.store)
+    desk.run(plan_of(task("aside", "begin"), CHAIN["one"], CHAIN["two"], *trainers))
+    assert [one for one in told if one != ("submit", "aside")] == [
+        ("expect", ["first", "second"]),
+        *(("submit", name) for name in ("one", "two", "first", "second")),
+    ]
+    told.clear()
+    changed = task("first", "add", "two", parameters={"more": 7})
+    desk.run(plan_of(CHAIN["one"], CHAIN["two"], dataclasses.replace(changed, kind="trainer", call="first:add")))
+    assert told == [("submit", "first")], "nothing comes before it that could run meanwhile"
 
 
 def test_what_has_run_is_cached_with_its_outputs_and_its_run(desk: Desk) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from modelyard.errors import BusyError
 from modelyard.serving.asking import ControlReply, ControlRequest, Failed
+from modelyard.serving.tracing import NOBODY, Origin
 from modelyard.serving.wire import Ask, error_of
 
 __all__ = ["Liaison"]
@@ -25,11 +26,12 @@ class Liaison:
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[ControlReply]] = {}
 
-    async def ask(self, request: ControlRequest) -> ControlReply:
+    async def ask(self, request: ControlRequest, origin: Origin = NOBODY) -> ControlReply:
         """Return what the supervisor answers; a swap that was asked for goes on where the asker gives up.
 
         Args:
             request: What a client on this machine may ask, too.
+            origin: The client's request, for the supervisor's log and spans.
 
         Raises:
             BusyError: The supervisor is gone.
@@ -39,7 +41,7 @@ class Liaison:
         answer: asyncio.Future[ControlReply] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
-            if not self._send(Ask(number, request)):
+            if not self._send(Ask(number, request, origin)):
                 raise BusyError("The service is stopping.", remedy="Try again when it has started.")
             reply = await answer
         finally:

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["LEVELS", "Level", "Log"]
+__all__ = ["LEVELS", "Level", "Log", "log_about"]
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: dict[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+_about: ContextVar[dict[str, Any] | None] = ContextVar("about", default=None)
+
+
+@contextmanager
+def log_about(**fields: Any) -> Iterator[None]:
+    """Put fields into every line that this thread, or this task, writes meanwhile; a line's own come first."""
+    token = _about.set((_about.get() or {}) | fields)
+    try:
+        yield
+    finally:
+        _about.reset(token)
 
 
 class Log:
@@ -56,7 +71,14 @@ class Log:
     def _write(self, level: Level, event: str, fields: dict[str, Any]) -> None:
         if LEVELS[level] < self._threshold:
             return
-        line = {"time": round(time.time(), 6), "level": level, "event": event, **self._fields, **fields}
+        line = {
+            "time": round(time.time(), 6),
+            "level": level,
+            "event": event,
+            **self._fields,
+            **(_about.get() or {}),
+            **fields,
+        }
         data = msgspec.json.encode(line, enc_hook=str) + b"\n"
         try:
             os.write(self._descriptor, data)

@@ -1,4 +1,4 @@
-"""Spans of requests by OpenTelemetry, sent to a collector over OTLP in the background.
+"""Spans of requests and changes by OpenTelemetry, sent to a collector over OTLP in the background.
 
 The queue is bounded: where the collector is slow or gone, spans are dropped, and no request waits or fails. Samplers,
 resource attributes, headers, queue lengths and the rest are those of OpenTelemetry's own variables.
@@ -31,7 +31,7 @@ from opentelemetry.trace import (
 
 from modelyard import __version__
 from modelyard.serving.logs import Log
-from modelyard.serving.tracing import Trace, parse_traceparent
+from modelyard.serving.tracing import SpanOf, Trace, parse_traceparent
 
 __all__ = ["OtelTracer"]
 
@@ -41,7 +41,7 @@ TRACES = "/v1/traces"
 
 
 class OtelTracer:
-    """Begins spans of one worker.
+    """Begins spans of one process.
 
     Args:
         endpoint: Of the collector, without or with `/v1/traces`; None: what OpenTelemetry's variables say.
@@ -56,7 +56,10 @@ class OtelTracer:
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=url)))
         self._tracer = self._provider.get_tracer("modelyard", __version__)
 
-    def begin(self, name: str, attributes: Mapping[str, Any], traceparent: str | None, tracestate: str | None) -> Trace:
+    def begin(
+        self, name: str, attributes: Mapping[str, Any], traceparent: str | None, tracestate: str | None,
+        of: SpanOf = "request",
+    ) -> Trace:  # fmt: skip
         """Begin a span; see `Tracer.begin`."""
         parent = parse_traceparent(traceparent)
         context = None
@@ -65,6 +68,8 @@ class OtelTracer:
             ids = int(parent.trace_id, 16), int(parent.span_id, 16)
             remote = SpanContext(*ids, is_remote=True, trace_flags=TraceFlags(parent.flags), trace_state=state)
             context = set_span_in_context(NonRecordingSpan(remote))
+        if of == "change":
+            return _ChangeTrace(self._tracer.start_span(name, context, SpanKind.INTERNAL, attributes))
         return _SpanTrace(self._tracer.start_span(name, context, SpanKind.SERVER, attributes))
 
     def close(self) -> None:
@@ -78,7 +83,11 @@ class _SpanTrace(Trace):
     __slots__ = ("_span",)
 
     def __init__(self, span: Span) -> None:
-        super().__init__(f"{span.get_span_context().trace_id:032x}")
+        own = span.get_span_context()
+        trace_id = f"{own.trace_id:032x}"
+        super().__init__(
+            trace_id, (f"00-{trace_id}-{own.span_id:016x}-{int(own.trace_flags):02x}", own.trace_state.to_header())
+        )
         self._span = span
 
     def served(self, model: str, version: str, generation: int, rows: int) -> None:
@@ -91,11 +100,25 @@ class _SpanTrace(Trace):
             }
         )
 
+    def tell(self, attributes: Mapping[str, Any]) -> None:
+        self._span.set_attributes(attributes)
+
     def end(self, status: int) -> None:
         self._span.set_attribute("http.response.status_code", status)
         # What the client did wrong is no error of a server (semantic conventions for HTTP).
         if status >= 500:
             self._span.set_attribute("error.type", str(status))
+            self._span.set_status(Status(StatusCode.ERROR))
+        self._span.end()
+
+
+class _ChangeTrace(_SpanTrace):
+    """A change that was not made is an error, whoever is to blame."""
+
+    __slots__ = ()
+
+    def end(self, status: int) -> None:
+        if status >= 400:
             self._span.set_status(Status(StatusCode.ERROR))
         self._span.end()
 

@@ -21,6 +21,7 @@ from modelyard.serving.board import Board
 from modelyard.serving.logs import Log
 from modelyard.serving.spec import STAGED, ServiceSpec, WorkerSpec
 from modelyard.serving.state import GenerationRecord, Page
+from modelyard.serving.tracing import Origin
 from modelyard.serving.wire import (
     Accept,
     Accepting,
@@ -132,7 +133,7 @@ class Pool:
         grpc: socket.socket | None,
         metrics: Path,
         wake: Callable[[], None],
-        answer: Callable[[ControlRequest], ControlReply],
+        answer: Callable[[ControlRequest, Origin], ControlReply],
         observed: Callable[[Observed], None],
     ) -> None:
         self._spec = spec
@@ -246,7 +247,7 @@ class Pool:
         self._lose(worker)
 
     def _reply(self, worker: WorkerHandle, asked: Ask) -> None:
-        worker.channel.send(Answered(asked.number, self._answer(asked.request)))
+        worker.channel.send(Answered(asked.number, self._answer(asked.request, asked.origin)))
 
     def _join(self, worker: WorkerHandle, frame: Loaded) -> None:
         """Let a worker accept once it holds what is committed now, which may have changed while it loaded."""

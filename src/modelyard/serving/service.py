@@ -42,7 +42,8 @@ from modelyard.serving.spec import Limits, Live, ServiceSpec
 from modelyard.serving.staging import Shelf, Staging
 from modelyard.serving.state import Committed, CommittedFile, GenerationRecord, Page, SlotRecord
 from modelyard.serving.swap import Swapper
-from modelyard.serving.tracers import check_tracing
+from modelyard.serving.tracers import check_tracing, tracer_of
+from modelyard.serving.tracing import Origin
 from modelyard.serving.wire import Role, failure_of
 
 __all__ = ["Limits", "Live", "ServiceSpec", "run_service"]
@@ -196,7 +197,8 @@ class Supervisor:
             self._place, self._board, self._pool, swapper, self._roles, self._judge, self._follower, repository,
             self._stop_soon, faults, staging,
         )  # fmt: skip
-        self._control = ControlServer(spec.folder, self._requests.answer, log)
+        self._tracer = tracer_of(spec.otel_endpoint, spec.name, log)
+        self._control = ControlServer(spec.folder, self._requests.answer, log, self._tracer)
 
     def run(self) -> None:
         """Serve until stopped."""
@@ -218,6 +220,8 @@ class Supervisor:
                 self._board.expect(self._board.committed.slots)
             self._watch()
             self._shut()
+        if self._tracer is not None:
+            self._tracer.close()
         self._log.info("stopped")
 
     def _watch(self) -> None:
@@ -268,8 +272,8 @@ class Supervisor:
         self._stop = True
         self._wake()
 
-    def _reply(self, request: ControlRequest) -> ControlReply:
-        return self._control.reply(request)
+    def _reply(self, request: ControlRequest, origin: Origin) -> ControlReply:
+        return self._control.reply(request, origin)
 
 
 def _refetch(committed: Committed, fetch: Fetch, log: Log) -> tuple[Committed, dict[str, Failure]]:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from modelyard.errors import InputError, MissingExtraError
 from modelyard.serving.logs import Log
-from modelyard.serving.tracing import Trace, Tracer, parse_traceparent
+from modelyard.serving.tracing import SpanOf, Trace, Tracer, parse_traceparent
 
 __all__ = ["check_tracing", "tracer_of"]
 
@@ -19,9 +19,14 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 class _LogTracer:
     """Gives log lines the clients' traces, and sends nothing."""
 
-    def begin(self, _name: str, _attributes: Mapping[str, Any], traceparent: str | None, _state: str | None) -> Trace:
+    def begin(
+        self, _name: str, _attributes: Mapping[str, Any], traceparent: str | None, tracestate: str | None,
+        _of: SpanOf = "request",
+    ) -> Trace:  # fmt: skip
         parent = parse_traceparent(traceparent)
-        return Trace(parent.trace_id if parent is not None else "")
+        if parent is None or traceparent is None:
+            return Trace()
+        return Trace(parent.trace_id, (traceparent, tracestate or ""))
 
     def close(self) -> None:
         return
@@ -57,7 +62,7 @@ def tracer_of(endpoint: str | None, service: str, log: Log) -> Tracer | None:
     Args:
         endpoint: Where a collector takes OTLP over HTTP, such as `http://127.0.0.1:4318`; None: what the variables say.
         service: Name of the service.
-        log: Of the worker; takes what the exporter complains of. At the level `debug` its lines name clients' traces.
+        log: Of the process; takes what the exporter complains of. At the level `debug` its lines name clients' traces.
     """
     if endpoint is not None or _asked(os.environ):
         try:

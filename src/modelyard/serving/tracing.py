@@ -9,11 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
+
+import msgspec
 
 from modelyard.serving.problems import problem_of
 
-__all__ = ["Parent", "Trace", "Tracer", "parse_traceparent", "trace_fields"]
+__all__ = ["NOBODY", "Origin", "Parent", "SpanOf", "Trace", "Tracer", "origin_of", "parse_traceparent", "trace_fields"]
+
+SpanOf = Literal["request", "change"]
+"""What a span is about: a request that came over the network, or a change that the supervisor makes."""
+
+LONGEST_STATE = 512
+"""Characters of `tracestate` that are passed on; the Recommendation asks for as many at least."""
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
@@ -47,17 +55,36 @@ def trace_fields(text: str | None) -> dict[str, str]:
     return {"trace_id": parent.trace_id} if parent is not None else {}
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """The request that something is done for, as another process is told of it.
+
+    Args:
+        request: Its id.
+        traceparent: The span that it is part of; empty where there is none.
+        tracestate: What belongs to that.
+    """
+
+    request: str = ""
+    traceparent: str = ""
+    tracestate: str = ""
+
+
+NOBODY = Origin()
+
+
 class Trace:
     """A request on its way, entered by `with`; this one tells the log its trace, and makes no span.
 
     Args:
         trace_id: 32 hexadecimal digits; empty where the client named none.
+        onward: `traceparent` and `tracestate` for who does a part of the work.
     """
 
-    __slots__ = ("status", "trace_id")
+    __slots__ = ("onward", "status", "trace_id")
 
-    def __init__(self, trace_id: str = "") -> None:
+    def __init__(self, trace_id: str = "", onward: tuple[str, str] = ("", "")) -> None:
         self.trace_id = trace_id
+        self.onward = onward
         self.status = 200
         """HTTP status of the answer, where no error says otherwise."""
 
@@ -68,6 +95,9 @@ class Trace:
 
     def served(self, model: str, version: str, generation: int, rows: int) -> None:
         """Take down what answered a prediction."""
+
+    def tell(self, attributes: Mapping[str, Any]) -> None:
+        """Take down what else is known of it."""
 
     def end(self, status: int) -> None:
         """Take down how it ended."""
@@ -85,10 +115,29 @@ class Trace:
             self.end(problem_of(error).status if isinstance(error, Exception) else 499)
 
 
+def origin_of(request: str, trace: Trace | None, traceparent: str | None, tracestate: str | None) -> Origin:
+    """Return what another process is told of a request.
+
+    Args:
+        request: Its id.
+        trace: Its trace, where somebody wants one.
+        traceparent: Its header, or None.
+        tracestate: Its header, or None.
+    """
+    if trace is not None:
+        traceparent, tracestate = trace.onward
+    if traceparent is None or parse_traceparent(traceparent) is None:
+        return Origin(request)
+    return Origin(request, traceparent, tracestate if tracestate and len(tracestate) <= LONGEST_STATE else "")
+
+
 class Tracer(Protocol):
     """Begins traces."""
 
-    def begin(self, name: str, attributes: Mapping[str, Any], traceparent: str | None, tracestate: str | None) -> Trace:
+    def begin(
+        self, name: str, attributes: Mapping[str, Any], traceparent: str | None, tracestate: str | None,
+        of: SpanOf = "request",
+    ) -> Trace:  # fmt: skip
         """Begin one.
 
         Args:
@@ -96,6 +145,7 @@ class Tracer(Protocol):
             attributes: Of the span.
             traceparent: The request's header, or None.
             tracestate: The request's header, or None.
+            of: What it is about.
         """
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from modelyard.records import Failure
 from modelyard.serving.asking import ControlReply, ControlRequest, Frame
 from modelyard.serving.state import GenerationRecord
 from modelyard.serving.stats import Observation
+from modelyard.serving.tracing import NOBODY, Origin
 
 __all__ = [
     "Abort",
@@ -152,10 +153,11 @@ class Observed(Frame, frozen=True, tag=True):
 
 
 class Ask(Frame, frozen=True, tag=True):
-    """From a worker: what a client asked of it that only the supervisor can do."""
+    """From a worker: what a client asked of it that only the supervisor can do, and by which request."""
 
     number: int
     request: ControlRequest
+    origin: Origin = NOBODY
 
 
 class Answered(Frame, frozen=True, tag=True):

@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from tests.integration.serving import grpc_calls
 
 from modelyard.errors import InputError
+from modelyard.serving.grpc.messages import message
 from modelyard.serving.logs import Log
 from modelyard.serving.tracers import check_tracing, tracer_of
 from modelyard.serving.tracing import parse_traceparent
@@ -127,8 +128,55 @@ def test_health_and_reading_make_no_spans_and_changes_do(service, collector):
     for path in ("/healthz", "/readyz", "/metrics", "/v1/models"):
         assert service.request("GET", path).status == 200
     assert service.request("POST", "/v1/models/m/rollback").status == 200
-    service.until(lambda: collector.spans)
-    assert [span.name for span in collector.spans] == ["POST /v1/models/{name}/rollback"]
+    service.until(lambda: len(collector.spans) == 2)
+    assert {span.name for span in collector.spans} == {"POST /v1/models/{name}/rollback", "modelyard rollback"}
+
+
+def test_a_change_asked_over_http_is_a_span_of_the_supervisor_below_that_of_the_request(service, collector):
+    service.start(workers=1, otel_endpoint=collector.url)
+    service.client.swap("m", "v1", service.package(factor=2))
+    service.client.swap("m", "v2", service.package(factor=3))
+    path = "/v1/models/m/rollback"
+    assert service.request("POST", path, traceparent=PARENT, tracestate="congo=t61", x_request_id="mine").status == 200
+    service.until(lambda: len(collector.spans) == 2)
+    found = {span.name: span for span in collector.spans}
+    request, change = found["POST /v1/models/{name}/rollback"], found["modelyard rollback"]
+    assert (change.trace_id.hex(), change.trace_state) == (TRACE, "congo=t61")
+    assert (request.parent_span_id.hex(), change.parent_span_id) == (SPAN, request.span_id)
+    told = values(change.attributes)
+    assert (told["modelyard.model"], told["modelyard.version"], told["modelyard.request_id"]) == ("m", "v1", "mine")
+    assert change.start_time_unix_nano >= request.start_time_unix_nano
+    swapped = [event for event in service.events if event["event"] == "swapped"][-1]
+    assert (swapped["trace_id"], swapped["request"], swapped["version"]) == (TRACE, "mine", "v1")
+
+
+def test_a_change_that_is_refused_is_an_error_of_its_span(service, collector):
+    service.start(workers=1, otel_endpoint=collector.url)
+    service.client.swap("m", "v1", service.package(factor=2))
+    assert service.request("POST", "/v1/models/m/rollback").status == 404
+    service.until(lambda: len(collector.spans) == 2)
+    (change,) = (span for span in collector.spans if span.name == "modelyard rollback")
+    assert (change.status.code, values(change.attributes)["error.type"]) == (2, "not-found")
+
+
+def test_without_opentelemetry_too_the_supervisor_s_log_names_the_trace_of_a_change(service):
+    package = service.package(factor=2)
+    service.start(workers=1, grpc_port=0, log_level="info")
+    service.client.swap("m", "v1", package)
+    service.client.swap("m", "v2", service.package(factor=3))
+    assert service.request("POST", "/v1/models/m/rollback", traceparent=PARENT, x_request_id="mine").status == 200
+    assert service.request("POST", "/v2/repository/models/m/load", traceparent=PARENT).status == 409
+    unload = message("inference.RepositoryModelUnloadRequest")(model_name="m")
+    with grpc.insecure_channel(service.client.grpc) as channel:
+        grpc_calls.ask(channel, "RepositoryModelUnload", unload, metadata=[("traceparent", PARENT)])
+    supervisor = [event for event in service.events if "worker" not in event]
+    assert [event["event"] for event in supervisor if event.get("trace_id") == TRACE] == [
+        "swapped", "request-failed", "retired"
+    ]  # fmt: skip
+    assert [event["event"] for event in supervisor if event.get("request") == "mine"] == ["swapped"]
+    # What somebody else asks for belongs to no trace.
+    service.client.swap("m", "v3", package)
+    assert "trace_id" not in [event for event in service.events if event["event"] == "swapped"][-1]
 
 
 def test_a_client_that_is_not_sampled_is_not(service, collector):

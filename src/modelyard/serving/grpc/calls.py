@@ -23,6 +23,7 @@ from modelyard.serving.logs import Log
 from modelyard.serving.problems import HttpProblem, problem_of
 from modelyard.serving.request_ids import RequestIds
 from modelyard.serving.spec import Limits
+from modelyard.serving.tracing import trace_fields
 
 __all__ = ["Access", "Call", "Dispatcher", "Guard", "Method"]
 
@@ -413,11 +414,13 @@ class Call:
         if self._stream.done:
             return
         problem = problem_of(error)
-        log = self._dispatcher.log
+        log, traced = self._dispatcher.log, trace_fields(self.metadata(b"traceparent"))
         if status_of(problem) is Status.INTERNAL:
-            log.error("request-failed", request=self.request_id, status=problem.status, reason=repr(error)[:500])
+            log.error(
+                "request-failed", request=self.request_id, status=problem.status, reason=repr(error)[:500], **traced
+            )
         else:
-            log.info("request-refused", request=self.request_id, status=problem.status, code=problem.code)
+            log.info("request-refused", request=self.request_id, status=problem.status, code=problem.code, **traced)
         told = problem_headers(problem)
         if problem.code == "encoding":
             told += _ENCODINGS_HEADER

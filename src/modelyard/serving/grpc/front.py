@@ -40,7 +40,7 @@ def grpc_server(
         tls: How connections are encrypted, or None.
     """
     health = Health(inference.slots.page, SERVICES)
-    services = (OpenInference(inference), Repository(liaison), health, Reflection(SERVICES))
+    services = (OpenInference(inference), Repository(liaison, inference.tracer), health, Reflection(SERVICES))
     methods = {path: method for service in services for path, method in service.methods.items()}
     dispatcher = Dispatcher(methods, inference.limits, inference.log, loop, worker, guard)
     return GrpcServer(dispatcher, loop, descriptor, tls)

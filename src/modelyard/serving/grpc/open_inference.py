@@ -23,9 +23,9 @@ from modelyard.serving.loading import Served
 from modelyard.serving.problems import HttpProblem, problem_of
 from modelyard.serving.slots import Generation, Slot
 from modelyard.serving.state import Page
-from modelyard.serving.tracing import Trace
+from modelyard.serving.tracing import Trace, Tracer
 
-__all__ = ["SERVICE", "OpenInference"]
+__all__ = ["SERVICE", "OpenInference", "begin_span"]
 
 SERVICE = "inference.GRPCInferenceService"
 EXTENSIONS = ("model_repository", "binary_tensor_data")
@@ -108,11 +108,7 @@ class OpenInference:
         tracer = self._inference.tracer
         if tracer is None:
             return await self._infer(call, request, None)
-        name = f"{SERVICE}/ModelInfer"
-        attributes = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": "ModelInfer",
-                      "modelyard.request_id": call.request_id}  # fmt: skip
-        parent, state = call.metadata(b"traceparent"), call.metadata(b"tracestate")
-        with tracer.begin(name, attributes, parent, state) as trace:
+        with begin_span(tracer, call, "ModelInfer") as trace:
             return await self._infer(call, request, trace)
 
     async def _infer(self, call: Call, request: Any, trace: Trace | None) -> Message:
@@ -143,6 +139,14 @@ class OpenInference:
                     "request-refused", request=call.request_id, status=problem.status, code=problem.code
                 )
             await call.send(response)
+
+
+def begin_span(tracer: Tracer, call: Call, method: str) -> Trace:
+    """Begin the span of a call, in its client's trace."""
+    attributes = {
+        "rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method, "modelyard.request_id": call.request_id
+    }  # fmt: skip
+    return tracer.begin(f"{SERVICE}/{method}", attributes, call.metadata(b"traceparent"), call.metadata(b"tracestate"))
 
 
 def named(generation: Generation) -> Headers:

@@ -20,9 +20,10 @@ from modelyard.serving.asking import (
 )
 from modelyard.serving.grpc.calls import Call, Method
 from modelyard.serving.grpc.messages import message
-from modelyard.serving.grpc.open_inference import SERVICE
+from modelyard.serving.grpc.open_inference import SERVICE, begin_span
 from modelyard.serving.liaison import Liaison
 from modelyard.serving.problems import HttpProblem
+from modelyard.serving.tracing import Trace, Tracer, origin_of
 
 __all__ = ["Repository"]
 
@@ -41,10 +42,12 @@ class Repository:
 
     Args:
         liaison: To the supervisor.
+        tracer: Begins traces; None where nobody wants any.
     """
 
-    def __init__(self, liaison: Liaison) -> None:
+    def __init__(self, liaison: Liaison, tracer: Tracer | None = None) -> None:
         self._liaison = liaison
+        self._tracer = tracer
 
     @property
     def methods(self) -> dict[str, Method]:
@@ -58,10 +61,10 @@ class Repository:
         }
         return {f"/{SERVICE}/{name}": method for name, method in table.items()}
 
-    async def index(self, _call: Call, request: Any) -> Message:
+    async def index(self, call: Call, request: Any) -> Message:
         """List the versions that the repository knows, and which are served."""
         _check_repository(request.repository_name)
-        reply = await self._ask(RepositoryIndexRequest())
+        reply = await self._ask(call, RepositoryIndexRequest())
         answer = _Index()
         for entry in reply.entries if isinstance(reply, RepositoryIndex) else ():
             if entry.state == "READY" or not request.ready:
@@ -69,7 +72,7 @@ class Repository:
         made: Message = answer
         return made
 
-    async def load(self, _call: Call, request: Any) -> Message:
+    async def load(self, call: Call, request: Any) -> Message:
         """Serve a version of a model; the answer comes when every new request is answered by it."""
         _check_repository(request.repository_name)
         version = None
@@ -80,23 +83,30 @@ class Repository:
                     remedy="Name a version of the store by the string parameter 'version', or none.",
                 )  # fmt: skip
             version = value.string_param
-        await self._ask(LoadRequest(request.model_name, version))
+        await self._change(call, "RepositoryModelLoad", LoadRequest(request.model_name, version))
         made: Message = _Loaded()
         return made
 
-    async def unload(self, _call: Call, request: Any) -> Message:
+    async def unload(self, call: Call, request: Any) -> Message:
         """Serve a model no more."""
         _check_repository(request.repository_name)
         for name in request.parameters:
             if name not in IGNORED:
                 raise HttpProblem(400, "parameter", f"The parameter {name[:80]!r} is not supported.")
-        await self._ask(UnloadRequest(request.model_name))
+        await self._change(call, "RepositoryModelUnload", UnloadRequest(request.model_name))
         made: Message = _Unloaded()
         return made
 
-    async def _ask(self, request: ControlRequest) -> ControlReply:
+    async def _change(self, call: Call, method: str, request: ControlRequest) -> ControlReply:
+        if self._tracer is None:
+            return await self._ask(call, request)
+        with begin_span(self._tracer, call, method) as trace:
+            return await self._ask(call, request, trace)
+
+    async def _ask(self, call: Call, request: ControlRequest, trace: Trace | None = None) -> ControlReply:
+        parent, state = call.metadata(b"traceparent"), call.metadata(b"tracestate")
         try:
-            return await self._liaison.ask(request)
+            return await self._liaison.ask(request, origin_of(call.request_id, trace, parent, state))
         except (NotFoundError, BusyError, RefusedError):
             raise
         except ModelyardError as error:

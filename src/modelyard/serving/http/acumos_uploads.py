@@ -20,6 +20,7 @@ from modelyard.serving.asking import Staged, StagePart
 from modelyard.serving.http.acumos import ANSWERS, OCTETS, PREFIXES, PROTO_BYTES, by_rows, parsed, query_of
 from modelyard.serving.http.forms import open_form
 from modelyard.serving.http.negotiation import acceptable
+from modelyard.serving.http.origin import http_origin
 from modelyard.serving.http.routing import Answering, Endpoint, Request, Response, Route
 from modelyard.serving.inference import Inference
 from modelyard.serving.isolation import Isolation
@@ -178,7 +179,8 @@ class AcumosUploads:
         self, request: Request, part: Literal["model", "proto", "configuration"], file: Path, *,
         own_proto: bool = False, ignored: tuple[str, ...] = (),
     ) -> Response:  # fmt: skip
-        reply = await self._liaison.ask(StagePart(part, file.name, query_of(request, "model"), own_proto))
+        asked = StagePart(part, file.name, query_of(request, "model"), own_proto)
+        reply = await self._liaison.ask(asked, http_origin(request))
         if not isinstance(reply, Staged):
             raise RuntimeError("the supervisor answers something else")
         if reply.refused is not None:

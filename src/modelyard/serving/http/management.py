@@ -19,6 +19,7 @@ from modelyard.serving.asking import (
     ShareRequest,
     StatusRequest,
 )
+from modelyard.serving.http.origin import http_origin
 from modelyard.serving.http.routing import Endpoint, Request, Response, Route
 from modelyard.serving.liaison import Liaison
 from modelyard.serving.loading import JSON
@@ -122,7 +123,7 @@ class Management:
         return await self._do(request, LabelRequest(name, label, None))
 
     async def _do(self, request: Request, asked: ControlRequest) -> Response:
-        await self._liaison.ask(asked)
+        await self._liaison.ask(asked, http_origin(request))
         return await self._standing(request.parameters[0])
 
     async def _standing(self, name: str) -> Response:

@@ -15,6 +15,7 @@ import msgspec
 from modelyard.contracts import Columns
 from modelyard.packages.codecs import tensors
 from modelyard.serving.asking import LoadRequest, RepositoryIndex, RepositoryIndexRequest, UnloadRequest
+from modelyard.serving.http.origin import http_origin
 from modelyard.serving.http.routing import Answering, Endpoint, Request, Response, Route
 from modelyard.serving.inference import Inference, model_missing
 from modelyard.serving.liaison import Liaison
@@ -164,14 +165,14 @@ class OpenInference:
                 400, "malformed", f"The parameter {next(iter(parameters), 'version')!r} can't be followed.",
                 remedy='Send {"parameters": {"version": "v1.2.0"}}, or nothing; models come from the store alone.',
             )  # fmt: skip
-        await self._liaison.ask(LoadRequest(request.parameters[0], version))
+        await self._liaison.ask(LoadRequest(request.parameters[0], version), http_origin(request))
         return _json({})
 
     async def unload(self, request: Request) -> Response:
         """Serve a model no more."""
         # Whether dependent models go too, as a parameter may ask, makes no difference: there are none.
         _given(await request.body(), _Load)
-        await self._liaison.ask(UnloadRequest(request.parameters[0]))
+        await self._liaison.ask(UnloadRequest(request.parameters[0]), http_origin(request))
         return _json({})
 
     def _slot(self, name: str) -> Slot:

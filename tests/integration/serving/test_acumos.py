@@ -263,3 +263,12 @@ def test_several_models_must_be_told_apart(served):
         assert answer.json == {"rows": [{"value": 3.0}]}
     finally:
         assert served.request("POST", "/v2/repository/models/n/unload", "").status == 200
+
+
+def test_what_the_compiler_finds_unwise_is_a_line_of_the_log_and_the_log_is_json(served):
+    unused = ROWS.replace('"proto3";', '"proto3"; import "google/protobuf/any.proto";')
+    answer = send(served, "/getBinary", ("csvFile", "operand\n2\n"), ("proto", unused), x_request_id="unwise")
+    assert answer.status == 200
+    (line,) = [event for event in served.events if event["event"] == "proto-warnings"]
+    assert (line["request"], line["level"]) == ("unwise", "info")
+    assert line["warnings"] == ["line 1, column 20: Import google/protobuf/any.proto is unused."]

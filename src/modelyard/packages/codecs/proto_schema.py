@@ -26,6 +26,7 @@ from grpc_tools import _protoc_compiler, protoc
 
 from modelyard.errors import InputError, NotFoundError
 from modelyard.files import storage_errors
+from modelyard.packages.codecs.proto_notes import printed
 from modelyard.packages.contract import shown
 
 __all__ = [
@@ -103,6 +104,7 @@ class Schema:
         file: Descriptor of the whole file.
         operations: Full name of the rpc, such as `Model.predict`, to the operation; streams are not among them.
         streams: Full names of the rpcs that stream.
+        warnings: What the compiler finds unwise in it, each with line and column where it names them.
     """
 
     digest: str
@@ -110,6 +112,7 @@ class Schema:
     file: FileDescriptor
     operations: Mapping[str, Operation]
     streams: frozenset[str]
+    warnings: tuple[str, ...] = ()
 
     def operation(self, name: str) -> Operation:
         """Return the operation of a name.
@@ -182,7 +185,7 @@ def parse(text: str | bytes) -> Schema:
 
 
 _lock = threading.Lock()
-"""Warnings are caught for the whole process, so one text is read at a time."""
+"""Warnings, and what the compiler prints, are caught for the whole process, so one text is read at a time."""
 
 _schemas: OrderedDict[str, Schema] = OrderedDict()
 
@@ -203,7 +206,7 @@ def _check_size(body: bytes) -> None:
 
 
 def _read(digest: str, body: bytes) -> Schema:
-    files = _compile(body)
+    files, warned = _compile(body)
     for one in files.file:
         if one.name != _NAME and one.name not in WELL_KNOWN:
             raise _import_refused(one.name)
@@ -226,26 +229,32 @@ def _read(digest: str, body: bytes) -> Schema:
         file=file,
         operations=MappingProxyType({one.full_name: _operation(one) for one in methods if not _streams(one)}),
         streams=frozenset(one.full_name for one in methods if _streams(one)),
+        warnings=tuple(warned),
     )
 
 
-def _compile(body: bytes) -> descriptor_pb2.FileDescriptorSet:
+def _compile(body: bytes) -> tuple[descriptor_pb2.FileDescriptorSet, list[str]]:
     place = Path(tempfile.gettempdir())
     shipped = str(importlib.resources.files("grpc_tools") / "_proto")
     with storage_errors(place), tempfile.TemporaryDirectory(prefix="modelyard-proto-") as folder:
         source, target = Path(folder, "in"), Path(folder, "descriptors")
         source.mkdir()
         Path(source, _NAME).write_bytes(body)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                _protoc_compiler.get_protos(_NAME.encode(), [str(source).encode(), shipped.encode()])
-            except _protoc_compiler.ProtocErrors as error:
-                raise _refused(error.errors()) from None
         arguments = [f"-I{source}", f"-I{shipped}", "--include_imports", f"--descriptor_set_out={target}", _NAME]
-        if protoc.main(["protoc", *arguments]) != 0:
-            raise InputError("The proto file can't be compiled.", remedy="Try it with protoc.")
-        return descriptor_pb2.FileDescriptorSet.FromString(target.read_bytes())
+        with printed(Path(folder, "printed")) as warned:
+            _check(source, shipped)
+            if protoc.main(["protoc", *arguments]) != 0:
+                raise InputError("The proto file can't be compiled.", remedy="Try it with protoc.")
+        return descriptor_pb2.FileDescriptorSet.FromString(target.read_bytes()), warned
+
+
+def _check(source: Path, shipped: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            _protoc_compiler.get_protos(_NAME.encode(), [str(source).encode(), shipped.encode()])
+        except _protoc_compiler.ProtocErrors as error:
+            raise _refused(error.errors()) from None
 
 
 def _refused(errors: Sequence[Any]) -> InputError:

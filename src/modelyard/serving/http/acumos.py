@@ -17,8 +17,10 @@ from modelyard.serving.http.forms import Form, open_form
 from modelyard.serving.http.negotiation import acceptable, media_type
 from modelyard.serving.http.routing import Answering, Endpoint, Request, Response, Route
 from modelyard.serving.inference import Inference, Taken
-from modelyard.serving.loading import JSON, Served
+from modelyard.serving.loading import JSON
+from modelyard.serving.logs import Log
 from modelyard.serving.problems import HttpProblem
+from modelyard.serving.slots import Generation
 from modelyard.serving.state import Page
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ class Acumos:
         ) as taken:
             request.named = taken.generation.headers
             async with self._form(request, kind) as form:
-                await _prepare(taken.generation.served)
+                await self._prepare(taken.generation)
                 call = self._call(request, form, kind, wanted)
                 answer = await self._beside(partial(call.carry, taken.generation.served, form.part(_file(kind))))
             return Response(200, [("content-type", wanted), *taken.generation.headers, *call.headers()], answer)
@@ -98,7 +100,7 @@ class Acumos:
     async def _get_binary_by_own(self, request: Request, kind: Kind, wanted: str) -> Response:
         with self._inference.admitted():
             async with self._form(request, kind, PROTO_BYTES) as form:
-                schema = await self._schema(form.part("proto"))
+                schema = await parsed(form.part("proto"), self._inference.log, request)
                 call = self._call(request, form, kind, wanted, schema)
                 answer = await self._beside(partial(call.carry, None, form.part(_file(kind))))
         return Response(200, [("content-type", wanted), *call.headers()], answer)
@@ -111,7 +113,7 @@ class Acumos:
         ) as taken:
             request.named = taken.generation.headers
             async with self._form(request, kind) as form:
-                await _prepare(taken.generation.served)
+                await self._prepare(taken.generation)
                 call, body = self._call(request, form, kind, wanted), form.part(_file(kind))
             answer = await _answered(taken, body, call, beside=len(body) > SMALL_BODY)
             return Response(200, [("content-type", wanted), *taken.generation.headers, *call.headers()], answer)
@@ -130,7 +132,7 @@ class Acumos:
         with self._inference.take(name, request.id, key=request.routing_key, trace=request.trace) as taken:
             request.named = taken.generation.headers
             body = await request.body()
-            await _prepare(taken.generation.served)
+            await self._prepare(taken.generation)
             call: Call = _calls().Call(
                 "json" if kind == JSON else "binary", operation, wanted, max_rows=self._inference.limits.rows
             )
@@ -185,23 +187,32 @@ class Acumos:
         )  # fmt: skip
         return call
 
-    async def _schema(self, text: bytes) -> Schema:
-        return await parsed(text)
+    async def _prepare(self, generation: Generation) -> None:
+        """Read the model's own proto file in a thread, once for each generation."""
+        if "acumos-schema" in generation.served.kept:
+            return
+        schema: Schema = await asyncio.to_thread(lambda: _calls().schema_of(generation.served))
+        if schema.warnings:
+            self._inference.log.warning(
+                "proto-warnings", model=generation.record.model, generation=generation.number, warnings=schema.warnings
+            )
 
     async def _beside(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._inference.computing, work)
 
 
-async def parsed(text: bytes) -> Schema:
-    """Return what a proto file says, read in a thread; raises InputError with line and column."""
+async def parsed(text: bytes, log: Log, request: Request) -> Schema:
+    """Return what a proto file says, read in a thread; raises InputError with line and column.
+
+    Args:
+        text: Of a client.
+        log: Takes the compiler's warnings.
+        request: That brought the text.
+    """
     schema: Schema = await asyncio.to_thread(lambda: _calls().parse(text))
+    if schema.warnings:
+        log.info("proto-warnings", request=request.id, warnings=schema.warnings)
     return schema
-
-
-async def _prepare(served: Served) -> None:
-    """Read the model's own proto file in a thread, once for each generation."""
-    if "acumos-schema" not in served.kept:
-        await asyncio.to_thread(lambda: _calls().schema_of(served))
 
 
 async def _answered(taken: Taken, body: bytes, call: Call, *, beside: bool) -> bytes:

@@ -100,7 +100,7 @@ class AcumosUploads:
         with self._inference.admitted():
             async with open_form(request, {"proto": PROTO_BYTES}) as form:
                 text = form.part("proto")
-            await parsed(text)
+            await parsed(text, self._inference.log, request)
             return await self._stage(request, "proto", await self._written(text))
 
     async def put_configuration(self, request: Request) -> Response:
@@ -121,7 +121,7 @@ class AcumosUploads:
             async with self._form(request, {name: self._inference.limits.body_bytes, "operation": 1024}) as form:
                 proto, body, upload = form.part("proto"), form.part(name), form.file("model")
                 operation = query_of(request, "operation") or form.text("operation") or None
-                schema = await parsed(proto)
+                schema = await parsed(proto, self._inference.log, request)
                 _calls().find_operation(schema, operation)
                 ask = {
                     "kind": kind, "operation": operation, "wanted": wanted, "by_rows": by_rows(request, kind),

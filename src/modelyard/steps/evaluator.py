@@ -71,8 +71,7 @@ def evaluate(
         raise DataError("There are no rows to evaluate on.", where="test", remedy="Give the test part some rows.")
     folder = context.workdir / "evidence"
     loaded = _loaded(model, allow_pickle)
-    measure = _measure_classes if classification else _measure_values
-    values = measure(context, loaded, test, names, folder)
+    values = (_measure_classes if classification else _measure_values)(context, loaded, test, names, folder)
     content = {
         "prediction_type": prediction_type, "rows": len(test), "metric": first, "metrics": values, "minimum": bounds,
     }  # fmt: skip

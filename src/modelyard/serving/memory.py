@@ -89,6 +89,20 @@ class Memory:
                 remedy="Serve it with fewer workers or on a larger machine, or end a canary, shadow or label.",
             )
 
+    def short(self, siblings: Iterable[int], workers: int) -> tuple[int, int] | None:
+        """Return what as many workers need and what is left, where that is less; else None.
+
+        A worker that replaces another will hold what those beside it hold, so it is taken to need what the smallest of
+        them has.
+
+        Args:
+            siblings: Process ids of workers that hold what is committed.
+            workers: How many have yet to load it.
+        """
+        left = self.left()
+        needed = workers * min((private_bytes(process) for process in siblings), default=0)
+        return (needed, left) if left is not None and needed > left else None
+
     def left(self) -> int | None:
         """Return the bytes that may still be taken, less the reserve; None where nothing is checked."""
         if self._limit == 0:

@@ -83,6 +83,10 @@ class _SharedPage(Collector):
         yield GaugeMetricFamily(
             "modelyard_ready", "Whether every model that should be live is.", value=page.words[page.READY]
         )
+        yield CounterMetricFamily("modelyard_worker_restarts", "Workers replaced.", value=page.words[page.RESTARTS])
+        yield GaugeMetricFamily(
+            "modelyard_workers_held_back", "Workers that wait for memory.", value=page.words[page.HELD_BACK]
+        )
         generation = GaugeMetricFamily("modelyard_generation", "Committed generation.", labels=("model",))
         swaps = CounterMetricFamily("modelyard_swaps", "Swaps committed.", labels=("model",))
         failed = CounterMetricFamily("modelyard_swaps_failed", "Swaps refused.", labels=("model",))

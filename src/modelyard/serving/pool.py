@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import msgspec
@@ -48,6 +48,9 @@ __all__ = ["Pool", "WorkerHandle"]
 YOUNG_SECONDS = 5.0
 LONGEST_PAUSE = 15.0
 SEND_SECONDS = 3
+
+
+Short = Callable[[Collection[int], int], tuple[int, int] | None]
 
 
 class WorkerHandle:
@@ -122,6 +125,7 @@ class Pool:
         wake: Wakes the supervisor's main thread, which alone starts processes.
         answer: Does what a worker's client asks of the supervisor; it never raises.
         observed: Hears what workers observe of canaries and shadows; it never waits.
+        short: Says, by the processes of those that accept, whether memory is too little for as many workers more.
     """
 
     def __init__(
@@ -135,6 +139,7 @@ class Pool:
         wake: Callable[[], None],
         answer: Callable[[ControlRequest, Origin], ControlReply],
         observed: Callable[[Observed], None],
+        short: Short,
     ) -> None:
         self._spec = spec
         self._board = board
@@ -145,9 +150,11 @@ class Pool:
         self._wake = wake
         self._answer = answer
         self._observed = observed
+        self._short = short
         self._workers: dict[int, WorkerHandle] = {}
         self._due = dict.fromkeys(range(spec.workers), 0.0)
         self._failures = dict.fromkeys(range(spec.workers), 0)
+        self._held_back = dict.fromkeys(range(spec.workers), 0)
         self._draining = False
         self.restarts = 0
 
@@ -167,7 +174,7 @@ class Pool:
         """
         now = time.monotonic()
         for number, due in list(self._due.items()):
-            if due <= now and not self._draining:
+            if due <= now and not self._draining and not self._hold_back(number):
                 del self._due[number]
                 try:
                     self._start(number)
@@ -176,6 +183,24 @@ class Pool:
                     self._log.error("worker-not-started", worker=number, reason=str(error))
                     self._due[number] = time.monotonic() + 1.0
         return max(min(self._due.values()) - now, 0.0) if self._due else None
+
+    def _hold_back(self, number: int) -> bool:
+        """Say whether a worker must wait until there is memory for what is committed.
+
+        The kernel would kill it, or one that answers, again and again. Where nobody answers it is tried anyhow.
+        """
+        accepting = self.accepting()
+        with self._board.lock:
+            loading = sum(not worker.member for worker in self._workers.values())
+        short = self._short(accepting, loading + 1) if accepting else None
+        self._held_back[number] = self._held_back[number] + 1 if short else 0
+        self._board.page.words[Page.HELD_BACK] = sum(map(bool, self._held_back.values()))
+        if short is None:
+            return False
+        pause = _pause(self._held_back[number])
+        self._due[number] = time.monotonic() + pause
+        self._log.error("worker-held-back", worker=number, needed=short[0], left=short[1], pause=pause)
+        return True
 
     def _start(self, number: int) -> None:
         ours, theirs = socket.socketpair()
@@ -330,7 +355,7 @@ class Pool:
         """Take down a worker's end, and plan its replacement."""
         with self._board.lock:
             worker.lost = True
-            worker.member = False
+            loaded, worker.member = worker.member, False
         worker.answers.put(None)
         worker.channel.close()
         try:
@@ -344,14 +369,17 @@ class Pool:
                 del self._workers[worker.number]
             if self._draining:
                 return
-            young = time.monotonic() - worker.born < YOUNG_SECONDS
-            self._failures[worker.number] = self._failures[worker.number] + 1 if young else 0
-            pause = min(0.25 * 2 ** (self._failures[worker.number] - 1), LONGEST_PAUSE) if young else 0.0
+            # Who never came to accept, however long it loaded, would end the same way at once.
+            failed = not loaded or time.monotonic() - worker.born < YOUNG_SECONDS
+            self._failures[worker.number] = self._failures[worker.number] + 1 if failed else 0
+            pause = _pause(self._failures[worker.number]) if failed else 0.0
             self._due[worker.number] = time.monotonic() + pause
             self.restarts += 1
+            self._board.page.words[Page.RESTARTS] = self.restarts
         self._log.warning(
-            "worker-lost", worker=worker.number, worker_pid=worker.process.pid, status=status, pause=pause
-        )
+            "worker-lost", worker=worker.number, worker_pid=worker.process.pid, status=status, loaded=loaded,
+            pause=pause,
+        )  # fmt: skip
         self._wake()
 
     def keep(self, slot: str, numbers: tuple[int, ...]) -> None:
@@ -388,3 +416,8 @@ class Pool:
                 self._log.warning("worker-killed", worker=worker.number, worker_pid=worker.process.pid)
                 worker.process.kill()
                 worker.process.wait()
+
+
+def _pause(failures: int) -> float:
+    """Return the seconds before the next try: 0.25, 0.5, 1 ... 15."""
+    return float(min(0.25 * 2.0 ** min(failures - 1, 16), LONGEST_PAUSE))

@@ -168,16 +168,17 @@ class Supervisor:
         self._listening, self._grpc = _sockets(spec)
         limits = JudgeLimits(spec.error_rate, spec.p99_seconds, spec.minimum_requests)
         self._judge = Judge(limits, self._condemn, self._board, log)
+        memory = Memory(spec.memory, lambda: self._pool.processes(), log, available)
         self._pool = Pool(
             spec, self._board, log, self._listening, self._grpc, _metrics_folder(spec.folder), self._wake,
-            self._reply, self._judge.observed,
+            self._reply, self._judge.observed, memory.short,
         )  # fmt: skip
         installer = Installer(
             self._board,
             self._pool,
             fetch=fetch,
             verify=importlib.import_module(spec.loader).verify,
-            memory=Memory(spec.memory, self._pool.processes, log, available),
+            memory=memory,
             prepare_seconds=spec.prepare_seconds,
             faults=faults,
             log=log,

@@ -325,11 +325,12 @@ class CommittedFile:
 class Page:
     """Aligned 64-bit words that the supervisor and all workers share.
 
-    Word 1 says whether the runner is ready. From word 8 on, each worker has one word with the requests it holds, and
-    from word 256 on one that its event loop counts up as long as it turns. From word 512 on, each slot has 32: its
-    route, counters, shadow, the generation before, two windows of grace, and eight labels as pairs of a name's word
-    and a generation. A word is one aligned 8-byte load or store of the processor, so a reader sees an old or a new
-    number and never a part of one; each word has a single writer.
+    Word 1 says whether the runner is ready, 2 how many workers were replaced, 3 how many wait for memory. From word 8
+    on, each worker has one word with the requests it holds, and from word 256 on one that its event loop counts up as
+    long as it turns. From word 512 on, each slot has 32: its route, counters, shadow, the generation before, two
+    windows of grace, and eight labels as pairs of a name's word and a generation. A word is one aligned 8-byte load or
+    store of the processor, so a reader sees an old or a new number and never a part of one; each word has a single
+    writer.
 
     The page is an anonymous file (`memfd_create`), not one in the service's folder: writing a page back to a disk can
     block who stores to it, and a restarted supervisor must not share words with workers of the one that died.
@@ -337,6 +338,8 @@ class Page:
 
     WORDS = 16384
     READY = 1
+    RESTARTS = 2
+    HELD_BACK = 3
     WORKERS = 8
     MAX_WORKERS = 248
     PULSES = 256

@@ -169,6 +169,60 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded_and_the_old_on
     assert [event["event"] for event in service.events].count("memory-short") == 2
 
 
+def test_a_worker_is_not_replaced_while_there_is_too_little_memory_and_the_other_answers(service):
+    service.start()
+    service.client.swap("small", "v1", service.package(factor=2))
+    service.client.swap("large", "v1", service.package(factor=3, megabytes=200))
+    before = service.all_accept()
+    service.close()
+    # What is committed is loaded at a start, whatever was estimated; then there is room for one worker and a half.
+    service.start(memory=450 * 1024 * 1024)
+    before = service.all_accept()
+    os.kill(before[0], signal.SIGKILL)
+    told = service.until(lambda: [event for event in service.events if event["event"] == "worker-held-back"])[0]
+    assert told["needed"] > max(200 * 1024 * 1024, told["left"])
+    assert told["pause"] > 0
+    assert "modelyard_workers_held_back 1.0" in service.request("GET", "/metrics").body.decode()
+    assert "modelyard_worker_restarts_total 1.0" in service.request("GET", "/metrics").body.decode()
+    assert service.client.status().workers == (before[1],)
+    assert service.predict("large").status == 200
+    service.client.unload("large")
+    assert before[1] in service.all_accept()
+    assert "modelyard_workers_held_back 0.0" in service.request("GET", "/metrics").body.decode()
+    assert service.predict("small").status == 200
+
+
+def test_where_nobody_answers_a_worker_is_tried_whatever_memory_is_left(service):
+    service.options["workers"] = 1
+    service.start(workers=1)
+    service.client.swap("m", "v1", service.package(factor=2, megabytes=200))
+    service.close()
+    service.start(workers=1, memory=1)
+    (before,) = service.all_accept()
+    os.kill(before, signal.SIGKILL)
+    service.until(lambda: service.client.status().workers not in ((), (before,)))
+    assert version(service) == "v1"
+
+
+def test_a_worker_that_dies_as_it_loads_is_tried_after_pauses_that_double(service):
+    service.options["workers"] = 1
+    service.start(workers=1)
+    deadly = service.package(factor=2, kill_on_load=True)
+    service.client.swap("m", "v1", service.package(factor=2))
+    service.close()
+    committed = service.folder / "committed.json"
+    harmless = service.package(factor=2)
+    committed.write_text(committed.read_text().replace(harmless, deadly))
+    service.process = service.spawn(workers=1)
+    lost = service.until(lambda: found if len(found := lost_workers(service)) >= 4 else None)
+    assert [event["pause"] for event in lost[:4]] == [0.25, 0.5, 1.0, 2.0]
+    assert {event["loaded"] for event in lost} == {False}
+
+
+def lost_workers(service):
+    return [event for event in service.events if event["event"] == "worker-lost"]
+
+
 def test_memory_that_is_not_checked_refuses_nothing(service):
     service.start(memory=0)
     service.client.swap("m", "v1", service.package(factor=2, megabytes=100))

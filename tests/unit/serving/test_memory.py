@@ -67,6 +67,16 @@ def test_a_limit_of_the_service_counts_what_its_processes_have(tmp_path):
     memory(0, limit=0).check(package(tmp_path, "huge", 10**6), 8)
 
 
+def test_a_worker_more_needs_what_those_beside_it_have():
+    own = private_bytes(os.getpid())
+    assert memory(own * 4 + RESERVE).short([os.getpid()], 2) is None
+    needed, left = memory(own // 2 + RESERVE).short([os.getpid()], 3)
+    assert needed % 3 == 0
+    assert needed > left
+    assert memory(limit=0).short([os.getpid()], 1000) is None
+    assert memory(None).short([os.getpid()], 1000) is None
+
+
 def test_where_the_kernel_does_not_say_nothing_is_refused(tmp_path):
     memory(None).check(package(tmp_path, "huge", 10**6), 8)
 

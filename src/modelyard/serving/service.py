@@ -192,11 +192,10 @@ class Supervisor:
             self._follower = Follower(live, waiting, swapper, self._roles, rollout, self._board, log)
         host, port = self._listening.getsockname()[:2]
         grpc_port = self._grpc.getsockname()[1] if self._grpc is not None else None
-        staging = Staging(shelf, swapper, self._board, log, spec.limits)
         self._place = Place(spec.name, host, port, self._started, grpc_port)
         self._requests = Requests(
             self._place, self._board, self._pool, swapper, self._roles, self._judge, self._follower, repository,
-            self._stop_soon, faults, staging,
+            self._stop_soon, faults, Staging(shelf, swapper, self._board, log, spec.limits),
         )  # fmt: skip
         self._tracer = tracer_of(spec.otel_endpoint, spec.name, log)
         self._control = ControlServer(spec.folder, self._requests.answer, log, self._tracer)

@@ -80,6 +80,9 @@ class Application:
             exchange.answer(response.status, response.headers, response.body)
         except Exception as error:
             self._answer_problem(exchange, error, request_id, request)
+        except BaseException:
+            exchange.abandon()
+            raise
 
     async def _in_time(self, answering: Coroutine[Any, Any, Response], given: str) -> Response:
         """Answer within the seconds that the client still waits."""

@@ -40,6 +40,12 @@ class BodyReader:
         Raises:
             HttpProblem: 400 cut off, 408 too slow, 413 too large, 415 compressed in an unknown way.
         """
+        if (
+            exchange.complete
+            and exchange.held <= self._limits.body_bytes
+            and "content-encoding" not in exchange.headers
+        ):
+            return exchange.take()
         coding = coding_of(exchange.headers.get("content-encoding"))
         body = await self._arrived(exchange)
         if coding is None:
@@ -54,8 +60,6 @@ class BodyReader:
         """Return the whole body as it came."""
         announced = exchange.headers.get("content-length")
         within = announced is not None and int(announced) <= self._limits.body_bytes
-        if exchange.complete and within:
-            return await exchange.read()
         task = self._patience.begin()
         try:
             return await (exchange.read() if within else self._read_pieces(exchange))

@@ -6,9 +6,13 @@ Source: RFC 9110 and RFC 9112. See decision record 0100.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import re
+import socket
+import sys
+import termios
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Final, Protocol, cast
 from urllib.parse import unquote
@@ -42,6 +46,10 @@ JOINED = 64 * 1024
 
 _NAMES: Final[dict[bytes, str]] = {}
 _MOST_NAMES = 512
+_PATHS: Final[dict[bytes, tuple[str, str]]] = {}
+"""Of the first targets that are paths alone; what is asked again and again is read once."""
+_MOST_PATHS = 512
+_SHORT = 256
 _STATUS: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _CLOSE = ("connection", "close")
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ /")
@@ -50,8 +58,8 @@ _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ /")
 class Home(Protocol):
     """What a connection belongs to."""
 
-    application: Callable[[Exchange], Awaitable[None]]
-    """Answers requests."""
+    application: Callable[[Exchange], Coroutine[None, None, None]]
+    """Answers requests, whatever happens, or abandons them."""
     date: bytes
     """The line that says what time it is."""
     stall_seconds: float
@@ -97,7 +105,7 @@ class Connection(asyncio.Protocol):
         self._last = self._deaf = self._ended = self._closing = False
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
-        self._head_bytes = 0
+        self._parsed = self._received = 0
 
     # What asyncio calls
 
@@ -142,11 +150,18 @@ class Connection(asyncio.Protocol):
             self._stay(data[upgrade.args[0] :])
         except HttpParserError as error:
             self._refuse(_problem_of(error, data))
-        if self._in_head:
-            if not began:
-                self._since = self._loop.time()
-            elif self._add_to_head(len(data)):
-                self._refuse(_too_large())
+        if self._in_head and not began:
+            self._since = self._loop.time()
+        elif self._in_head or self._receiving is not None:
+            self._count(len(data))
+
+    def _count(self, size: int) -> None:
+        """Count bytes that neither end a head nor belong to a body: the parser keeps them, also those of a trailer."""
+        received = self._receiving.received if self._receiving is not None else 0
+        self._parsed = self._parsed + size if received == self._received else 0
+        self._received = received
+        if self._parsed > HEAD_BYTES:
+            self._refuse(_too_large())
 
     # What the parser calls
 
@@ -155,13 +170,12 @@ class Connection(asyncio.Protocol):
         self._in_head = True
         self._target = b""
         self._fields = []
-        self._head_bytes = 0
+        self._parsed = self._received = 0
 
     def on_url(self, part: bytes) -> None:
         """Take a part of the target."""
         self._target += part
-        self._head_bytes += len(part)
-        if self._head_bytes > TARGET_BYTES:
+        if len(self._target) > TARGET_BYTES:
             raise HttpProblem(
                 414, "target-too-long", f"The target of the request is longer than {TARGET_BYTES} bytes.",
                 remedy="Send the data in the body.",
@@ -173,8 +187,6 @@ class Connection(asyncio.Protocol):
             # A trailer, which nobody asked for.
             return
         self._fields.append((name, value))
-        if self._add_to_head(len(name) + len(value)):
-            raise _too_large()
 
     def on_headers_complete(self) -> None:
         """Begin a request, before its body has come."""
@@ -183,19 +195,25 @@ class Connection(asyncio.Protocol):
             return
         self._in_head = False
         headers = _headers(self._fields)
-        path, query = _target(self._target, headers)
-        if parser.get_http_version() != "1.1":
-            self._last = True
-        elif "host" not in headers:
-            raise HttpProblem(400, "malformed", "The request does not say which host it asks.")
-        elif not parser.should_keep_alive():
-            self._last = True
+        path, query = _PATHS.get(self._target) or _target(self._target, headers)
+        if "connection" in headers or "host" not in headers or not parser.should_keep_alive():
+            self._look_at_version(headers)
         exchange = self._receiving = Exchange(self, parser.get_method().decode("ascii"), path, query, headers)
         if self._answering is None and not self._unwritten:
             self._begin(exchange)
         else:
             self._waiting.append(exchange)
             self._pause()
+
+    def _look_at_version(self, headers: dict[str, str]) -> None:
+        version = self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise HttpProblem(505, "version", "This version of HTTP is not spoken.", remedy="Send HTTP/1.1.")
+        if version == "1.0" or not self._parser.should_keep_alive():
+            # HTTP/1.0 keeps a connection only where both say so.
+            self._last = True
+        if version == "1.1" and "host" not in headers:
+            raise HttpProblem(400, "malformed", "The request does not say which host it asks.")
 
     def on_body(self, piece: bytes) -> None:
         """Take a piece of the body."""
@@ -244,12 +262,18 @@ class Connection(asyncio.Protocol):
             self._since = self._loop.time()
             self._resume()
 
+    def abandon(self, _exchange: Exchange) -> None:
+        """End the connection: what was asked can't be answered."""
+        self._transport.abort()
+
     # What the server calls
 
     def sweep(self, now: float) -> None:
         """End the connection where the client kept us waiting for too long; `now` is the event loop's time."""
         unsent = self._transport.get_write_buffer_size()
         if unsent:
+            # The kernel takes more in steps of megabytes only; what it still holds shows whether the client reads.
+            unsent += _unacknowledged(self._transport.get_extra_info("socket"))
             if unsent >= self._unsent > 0 and now - self._unsent_since > self._home.stall_seconds:
                 self._transport.abort()
             elif unsent < self._unsent or not self._unsent:
@@ -286,14 +310,7 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, exchange: Exchange) -> None:
         self._answering = exchange
-        self._task = self._loop.create_task(self._answer(exchange))
-
-    async def _answer(self, exchange: Exchange) -> None:
-        try:
-            await self._home.application(exchange)
-        finally:
-            if not exchange.answered:
-                self._transport.abort()
+        self._task = self._loop.create_task(self._home.application(exchange))
 
     def _answered(self) -> None:
         """Go on to the next request, or end, after one was answered and has come to its end."""
@@ -347,11 +364,6 @@ class Connection(asyncio.Protocol):
         if self._receiving is not None:
             self._receiving.lose()
 
-    def _add_to_head(self, size: int) -> bool:
-        """Count bytes of a head; say whether there are too many, or too many fields."""
-        self._head_bytes += size
-        return self._head_bytes > HEAD_BYTES or len(self._fields) > HEAD_FIELDS
-
     # The way of bytes
 
     def _write(self, status: int, headers: Headers, body: bytes, *, empty: bool = False) -> None:
@@ -396,6 +408,12 @@ class Connection(asyncio.Protocol):
         self._closing = self._deaf = True
 
 
+def _unacknowledged(wire: socket.socket) -> int:
+    """Return how many bytes the kernel holds that the other end has not acknowledged (SIOCOUTQ, tcp(7))."""
+    answer = fcntl.ioctl(wire.fileno(), termios.TIOCOUTQ, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
+
+
 def _problem_of(error: HttpParserError, data: bytes) -> HttpProblem:
     cause = error.__context__
     if isinstance(cause, HttpProblem):
@@ -422,7 +440,9 @@ def _worth_reading(exchange: Exchange) -> bool:
 
 def _headers(fields: list[tuple[bytes, bytes]]) -> dict[str, str]:
     headers: dict[str, str] = {}
+    size = 0
     for name, value in fields:
+        size += len(name) + len(value)
         key = _NAMES.get(name)
         if key is None:
             key = name.decode("latin-1").lower()
@@ -434,6 +454,8 @@ def _headers(fields: list[tuple[bytes, bytes]]) -> dict[str, str]:
                 raise HttpProblem(400, "malformed", "The request says twice which host it asks.")
             text = f"{headers[key]}, {text}"
         headers[key] = text
+    if size > HEAD_BYTES or len(fields) > HEAD_FIELDS:
+        raise _too_large()
     return headers
 
 
@@ -444,5 +466,10 @@ def _target(target: bytes, headers: dict[str, str]) -> tuple[str, str]:
         host, slash, rest = text.partition("://")[2].partition("/")
         headers["host"] = host
         text = slash + rest or "/"
+        target = b""
     path, _, query = text.partition("?")
-    return unquote(path) if "%" in path else path, query
+    if "%" in path:
+        path = unquote(path)
+    if target and not query and len(_PATHS) < _MOST_PATHS and len(target) < _SHORT:
+        _PATHS[target] = path, query
+    return path, query

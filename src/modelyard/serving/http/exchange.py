@@ -25,6 +25,9 @@ class Way(Protocol):
     def answer(self, exchange: Exchange, status: int, headers: Headers, body: bytes) -> None:
         """Send what answers it."""
 
+    def abandon(self, exchange: Exchange) -> None:
+        """Take down that nothing will answer it."""
+
 
 class Exchange:
     """A request and its answer.
@@ -67,23 +70,35 @@ class Exchange:
         self.reading = True
         while not self.complete:
             await self._more()
-        return self._take()
+        return self.take()
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes; raises BodyLostError."""
         while True:
             if self._pieces:
-                yield self._take()
+                yield self.take()
             elif self.complete:
                 return
             else:
                 await self._more()
+
+    def take(self) -> bytes:
+        """Return what has come of the body since the last time."""
+        pieces = self._pieces
+        self._pieces = []
+        self.held = 0
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Answer it; of a HEAD the body is left out. What comes after the first answer is dropped."""
         if not self.answered:
             self._way.answer(self, status, headers, body)
             self.answered = True
+
+    def abandon(self) -> None:
+        """End it without an answer."""
+        if not self.answered:
+            self._way.abandon(self)
 
     # What the connection calls
 
@@ -106,12 +121,6 @@ class Exchange:
         if not self.complete:
             self.lost = True
             self._wake()
-
-    def _take(self) -> bytes:
-        pieces = self._pieces
-        self._pieces = []
-        self.held = 0
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _more(self) -> None:
         if self.lost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from email.utils import formatdate
 
 from modelyard.serving.accepting import Acceptor
@@ -14,8 +14,8 @@ from modelyard.serving.problems import HttpProblem
 
 __all__ = ["Application", "HttpServer", "Refusal"]
 
-Application = Callable[[Exchange], Awaitable[None]]
-"""Answers a request, whatever happens."""
+Application = Callable[[Exchange], Coroutine[None, None, None]]
+"""Answers a request, whatever happens, or abandons it."""
 
 Refusal = Callable[[HttpProblem], tuple[Headers, bytes]]
 """Says how a request is answered that could not be read."""

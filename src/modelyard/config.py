@@ -53,6 +53,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     serve_tls_client_ca: Annotated[str, Meta(description="PEM file of roots of clients' certificates.")] | None = None
     serve_tls_minimum: Annotated[Literal["1.2", "1.3"], Meta(description="Oldest version of TLS.")] = "1.2"
     serve_behind_proxy: Annotated[bool, Meta(description="Whether a proxy in front encrypts.")] = False
+    allow_pickle: (
+        Annotated[Literal["signed"], Meta(description="Whether signed pickles may be loaded to predict.")] | None
+    ) = None
     otel_endpoint: Annotated[str, Meta(description="Collector that takes services' spans by OTLP.")] | None = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="Of services.")] = "info"
 

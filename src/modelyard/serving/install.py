@@ -26,7 +26,7 @@ Fetch = Callable[[str], Path]
 """Returns a local, verified, read-only folder with the package of that digest."""
 
 Verify = Callable[[Path], object]
-"""Raises a ModelyardError where a package folder is not what its manifest says."""
+"""Raises a ModelyardError where a package folder is not what its manifest says, or holds what may not be served."""
 
 Change = Callable[[SlotRecord | None, GenerationRecord], SlotRecord]
 """From a slot as it is when the change is committed, and the prepared generation, to the slot as it shall be."""

@@ -13,12 +13,24 @@ import msgspec
 from modelyard.contracts import Columns
 from modelyard.packages.contract import Contract
 from modelyard.packages.golden import Golden
+from modelyard.serving.trusted import trusted_in
 
 if TYPE_CHECKING:
     from modelyard.serving.spec import Limits
     from modelyard.serving.state import GenerationRecord
 
-__all__ = ["ARROW", "CSV", "Decoder", "JSON", "JSON_COLUMNS", "Loader", "Served", "Unpacker", "loader_of"]
+__all__ = [
+    "ARROW",
+    "CSV",
+    "Decoder",
+    "JSON",
+    "JSON_COLUMNS",
+    "Loader",
+    "Served",
+    "Unpacker",
+    "loader_of",
+    "verifier_of",
+]
 
 JSON = "application/json"
 CSV = "text/csv"
@@ -72,7 +84,22 @@ Loader = Callable[[Path], Served]
 """Loads a package folder; raises IntegrityError, ContractError or another ModelyardError where it can't be served."""
 
 
-def loader_of(module: str) -> Loader:
-    """Return the `load` of a module; a worker is told its loader by name, as it is a process of its own."""
-    found: Loader = importlib.import_module(module).load
+def loader_of(word: str) -> Loader:
+    """Return the `load` of a module; a worker is told its loader by name, as it is a process of its own.
+
+    Args:
+        word: A ServiceSpec's `loader`.
+    """
+    found: Loader = _told(word, "load")
     return found
+
+
+def verifier_of(word: str) -> Callable[[Path], object]:
+    """Return the `verify` of a module, as `loader_of` its `load`."""
+    return _told(word, "verify")
+
+
+def _told(word: str, name: str) -> Callable[[Path], Any]:
+    module, _, file = word.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return (lambda folder: found(folder, trusted_in(Path(file), folder))) if file else found

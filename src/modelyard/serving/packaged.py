@@ -23,24 +23,36 @@ DOCUMENTS = ("model.proto", "metadata.json")
 WARM_UPS = 5
 
 
-def verify(folder: Path) -> Contract:
+def verify(folder: Path, pickle: str | None = None) -> Contract:
     """Check a package's files against its manifest and return its contract.
 
+    Args:
+        folder: Of the package.
+        pickle: BLAKE3 of the pickled model in it that may be loaded; None: none may.
+
     Raises:
-        IntegrityError: A file is missing, added or changed; it names the file.
+        IntegrityError: A file is missing, added or changed; it names the file. Or the pickle is another one.
+        RefusedError: The model is a pickle that may not be loaded.
     """
-    return Package.open(folder).contract
+    package = Package.open(folder)
+    package.check_pickle(pickle)
+    return package.contract
 
 
-def load(folder: Path) -> Served:
+def load(folder: Path, pickle: str | None = None) -> Served:
     """Return a package as something that answers; its golden samples are predicted and compared first.
+
+    Args:
+        folder: Of the package.
+        pickle: BLAKE3 of the pickled model in it that may be loaded; None: none may.
 
     Raises:
         IntegrityError: A file was changed, the model can't be trusted, or its answers are not those of its samples.
         NotFoundError: The package has no ONNX model.
+        RefusedError: The model is a pickle that may not be loaded.
     """
     package = Package.open(folder)
-    model = package.predictor("onnx")
+    model = package.served(pickle)
     golden = package.golden()
     check_golden(golden, model)
     contract = package.contract

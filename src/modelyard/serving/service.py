@@ -31,6 +31,7 @@ from modelyard.serving.faults import Faults
 from modelyard.serving.follower import Follower, LiveSource, Rollout, Wake
 from modelyard.serving.install import Fetch, Installer
 from modelyard.serving.judge import Judge, JudgeLimits
+from modelyard.serving.loading import verifier_of
 from modelyard.serving.logs import Log
 from modelyard.serving.memory import Memory, available
 from modelyard.serving.notify import Notifier
@@ -44,6 +45,7 @@ from modelyard.serving.state import Committed, CommittedFile, GenerationRecord, 
 from modelyard.serving.swap import Swapper
 from modelyard.serving.tracers import check_tracing, tracer_of
 from modelyard.serving.tracing import Origin
+from modelyard.serving.trusted import Trusted, Verdict
 from modelyard.serving.wire import Role, failure_of
 
 __all__ = ["Limits", "Live", "ServiceSpec", "run_service"]
@@ -60,6 +62,7 @@ def run_service(
     live: LiveSource | None = None,
     wake: Wake | None = None,
     repository: Repository | None = None,
+    pickles: Verdict | None = None,
     faults: Faults | None = None,
 ) -> None:
     """Run a service in this process until it is stopped by a client, SIGTERM or SIGINT; it drains before it returns.
@@ -71,6 +74,7 @@ def run_service(
             In the control mode `explicit` it is not asked.
         wake: Blocks until that may have changed, or for the seconds given. None: it is asked every second.
         repository: Knows which versions may be served, for who loads by name and version.
+        pickles: Says which package's pickled model may be loaded; asked where the specification allows any at all.
         faults: For tests.
 
     Raises:
@@ -91,6 +95,11 @@ def run_service(
     if spec.auth is not None:
         check_auth(spec.auth, log)
     with _folder_lock(spec.folder):
+        if spec.allow_pickle == "signed" and pickles is not None:
+            # Uploads do not come by way of `fetch`: nobody signed them.
+            trusted = Trusted(spec.folder.absolute() / "trusted.json")
+            fetch = trusted.fetching(fetch, pickles)
+            spec = msgspec.structs.replace(spec, loader=f"{spec.loader}:{trusted.file}")
         Supervisor(spec, fetch, live, wake, repository, faults or Faults(), log).run()
 
 
@@ -177,7 +186,7 @@ class Supervisor:
             self._board,
             self._pool,
             fetch=fetch,
-            verify=importlib.import_module(spec.loader).verify,
+            verify=verifier_of(spec.loader),
             memory=memory,
             prepare_seconds=spec.prepare_seconds,
             faults=faults,

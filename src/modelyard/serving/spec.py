@@ -79,7 +79,8 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
         log_level: The least important log line to be written.
         drain_seconds: How long requests in flight may take after a stop was asked for.
         prepare_seconds: How long one worker may take to load a generation.
-        loader: Module with `verify(folder)` and `load(folder)`, which makes a package folder answer.
+        loader: Module with `verify(folder)` and `load(folder)`, which makes a package folder answer. After a colon may
+            stand the file of trusted pickles, of which both are told then.
         control: `released`: what is served follows what is released; `explicit`: clients say what is served. None:
             `released` where somebody tells what is released.
         error_rate: The share of 5xx that stops a canary or shadow; None stops none for it.
@@ -125,6 +126,8 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Without `auth`: names besides loopback's that the service is called by, such as what a proxy puts into `Host`."""
     anonymous: tuple[Scope, ...] = SCOPES
     """Without `auth`: what everybody on this machine may do."""
+    allow_pickle: Literal["signed"] | None = None
+    """`signed`: a pickled model is loaded where `run_service` is told that its package is signed. None: never."""
     otel_endpoint: str | None = None
     """Where a collector takes spans by OTLP over HTTP; None: where OpenTelemetry's own variables say, if they do."""
 

@@ -12,6 +12,7 @@ from modelyard.errors import NotFoundError, RefusedError
 from modelyard.serving.batch.engine import plan_batch, run_batch
 from modelyard.serving.batch.spec import BatchOutcome, BatchPlan, BatchSpec, Listener
 from modelyard.yard.review import fetch_package
+from modelyard.yard.versions import Versions
 
 if TYPE_CHECKING:
     from modelyard.yard.yard import Yard
@@ -35,7 +36,7 @@ class FilePrediction:
 
     Raises:
         NotFoundError: There is no such model or version, nothing is released there, or the package is not here.
-        RefusedError: The version was rejected.
+        RefusedError: The version was rejected; or its model is a pickle that is not signed, or not allowed.
         IntegrityError: The package was changed.
     """
 
@@ -53,10 +54,12 @@ class FilePrediction:
         columns: Sequence[str] = (),
     ) -> None:
         found, digest = _chosen(yard, model, version, environment)
+        signed = yard.settings.allow_pickle == "signed"
         self.spec = BatchSpec(
             input=input,
             output=output,
             package=fetch_package(yard.store, digest),
+            pickle=Versions(yard, environment).pickle(digest) if signed else None,
             digest=digest,
             model=f"{model} v{found}",
             workers=workers or len(os.sched_getaffinity(0)),

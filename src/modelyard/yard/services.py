@@ -196,6 +196,7 @@ class Services:
             wake=None if explicit else lambda timeout: yard.bus.wait(topic_of(environment), timeout),
             fetch=lambda digest: fetch_package(yard.store, digest),
             repository=versions,
+            pickles=versions.pickle,
         )
 
     def up(

@@ -56,6 +56,7 @@ def specification(
         workers=workers or settings.serve_workers,
         log_level=settings.log_level,
         otel_endpoint=settings.otel_endpoint,
+        allow_pickle=settings.allow_pickle,
         control="explicit" if explicit else "released",
         **promises_of(_services(yard, name)),
         **access_of(settings, yard.project),

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from modelyard.center.registry import Registry, State, VersionState
 from modelyard.errors import RefusedError
+from modelyard.packages.pickles import PICKLE_FILE
 from modelyard.serving.spec import Live
+from modelyard.text import short
 
 if TYPE_CHECKING:
     from modelyard.yard.yard import Yard
@@ -75,6 +77,34 @@ class Versions:
                 remedy=f"Approve it: modelyard approve {name} --version v{found.version}",
             )
         return _live(found)
+
+    def pickle(self, package: str) -> str | None:
+        """Return the BLAKE3 of the pickled model in a package that is signed; None where it holds none.
+
+        A package is signed where an approval or a release of one of its versions counts: a valid signature by a key
+        that `people.yaml` lists, of somebody who may decide. The submitter's own is none.
+
+        Args:
+            package: Its digest, which the signatures name and from which that of the pickle follows.
+
+        Raises:
+            RefusedError: It holds a pickle and is not signed.
+            NotFoundError: It is not in the store.
+        """
+        path = f"model/{PICKLE_FILE}"
+        entries = self._yard.store.manifest(package).entries
+        digest = next((entry.digest for entry in entries if entry.path == path), None)
+        if digest is None:
+            return None
+        for model in self._registry().models.values():
+            for version in model.versions.values():
+                approved = version.package == package and version.state is State.APPROVED
+                if approved and (version.approvals or version.passed):
+                    return digest
+        raise RefusedError(
+            f"The package {short(package)} holds a pickle, and no approval or release that counts stands behind it.",
+            remedy="Have its version approved: modelyard approve NAME --version vX.Y.Z",
+        )
 
     def _registry(self) -> Registry:
         # The Model Center reads through one connection to the catalog.

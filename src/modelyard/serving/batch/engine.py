@@ -114,7 +114,9 @@ class _Job:
         self.spec = spec
         _check_paths(spec)
         self.kind, self.target = format_of(spec.input), format_of(spec.output)
-        self.contract: Contract = Package.open(spec.package).contract
+        package = Package.open(spec.package)
+        package.check_pickle(spec.pickle)
+        self.contract: Contract = package.contract
         self.rows = spec.batch_rows or default_rows(self.contract)
         self.source: Source = open_source(spec.input, self.kind, self.contract, self.rows, spec.columns)
         self.kept = pa.schema(kept_columns(self.source, self.contract, spec.columns, spec.input))
@@ -131,6 +133,7 @@ class _Job:
             target=self.target,
             schema=self.schema.serialize().to_pybytes(),
             folder=str(folder.absolute()),
+            pickle=self.spec.pickle,
         )
 
 

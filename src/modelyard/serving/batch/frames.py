@@ -25,6 +25,7 @@ class Setup(msgspec.Struct, frozen=True, tag="setup"):
         target: Format of the output.
         schema: Arrow schema of the output, serialized.
         folder: Where parts go.
+        pickle: BLAKE3 of the pickled model that may be loaded, or None.
     """
 
     package: str
@@ -35,6 +36,7 @@ class Setup(msgspec.Struct, frozen=True, tag="setup"):
     target: str
     schema: bytes
     folder: str
+    pickle: str | None = None
 
 
 class Part(msgspec.Struct, frozen=True, tag="part"):

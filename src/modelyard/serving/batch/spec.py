@@ -47,6 +47,7 @@ class BatchSpec(msgspec.Struct, frozen=True, kw_only=True):
         workers: Processes that predict.
         batch_rows: Rows of a part: read, predicted and made durable together. None: as many as take some 16 MiB.
         columns: Input columns to write before the answers; `*` stands for all.
+        pickle: BLAKE3 of the pickled model in the package that may be loaded; None: none may.
     """
 
     input: Path
@@ -57,6 +58,7 @@ class BatchSpec(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     batch_rows: int | None = None
     columns: tuple[str, ...] = ()
+    pickle: str | None = None
 
 
 class BatchPlan(msgspec.Struct, frozen=True):

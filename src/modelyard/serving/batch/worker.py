@@ -48,7 +48,7 @@ def main(parent: int) -> None:
         setup = msgspec.msgpack.decode(first, type=Setup)
         try:
             package = Package.open(Path(setup.package))
-            model = package.predictor("onnx")
+            model = package.served(setup.pickle)
             package.check_golden(model)
         except Exception as error:
             send(answers, Failed(-1, failure_of(error)))

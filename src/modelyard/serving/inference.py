@@ -100,7 +100,7 @@ class Inference:
         started = time.perf_counter()
         self.words[self.own] += 1
         try:
-            slot = self.slot(name)
+            slot = self.slots.get(name) or self.slot(name)
             if version is not None:
                 generation = slot.take_version(version)
             elif label is not None:
@@ -257,13 +257,19 @@ class Taken:
             except ContractError as error:
                 columns = self._decode_by_previous(body, decode, error)
             self._count(columns)
-            outputs = self._predict(self.generation, columns)
+            try:
+                outputs = self.generation.served.predict(columns)
+            except ModelyardError:
+                raise
+            except Exception as error:
+                raise self._failed(self.generation, error) from error
         else:
             columns = await self._decode(body, decode, large=large)
             self._count(columns)
             outputs = await self._predict_beside(self.generation, columns)
-        if not self._pinned:
-            self._mirror(columns, outputs, lambda served: decode(served, body))
+        shadow = None if self._pinned else self._slot.shadow()
+        if shadow is not None:
+            self._mirror(shadow, columns, outputs, lambda served: decode(served, body))
         if large:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._inference.computing, encode, self.generation, outputs)
@@ -292,10 +298,9 @@ class Taken:
         self.generation = previous
         return columns
 
-    def _mirror(self, columns: Columns, outputs: Columns, decode: Callable[[Served], Columns]) -> None:
-        shadow = self._slot.shadow()
-        if shadow is None:
-            return
+    def _mirror(
+        self, shadow: Generation, columns: Columns, outputs: Columns, decode: Callable[[Served], Columns]
+    ) -> None:
         served = shadow.served
         same = served.contract.inputs == self.generation.served.contract.inputs
         # Put behind the answer in the event loop's queue.
@@ -308,16 +313,9 @@ class Taken:
         )
 
     def _count(self, columns: Columns) -> None:
-        self.rows = columns.rows if isinstance(columns, Table) else len(next(iter(columns.values())))
-        limit_rows(self.rows, self._inference.limits.rows)
-
-    def _predict(self, generation: Generation, columns: Columns) -> Columns:
-        try:
-            return generation.served.predict(columns)
-        except ModelyardError:
-            raise
-        except Exception as error:
-            raise self._failed(generation, error) from error
+        self.rows = rows = len(columns.matrix) if isinstance(columns, Table) else len(next(iter(columns.values())))
+        if rows > self._inference.limits.rows:
+            limit_rows(rows, self._inference.limits.rows)
 
     async def _predict_beside(self, generation: Generation, columns: Columns) -> Columns:
         try:

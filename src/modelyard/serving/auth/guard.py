@@ -69,7 +69,7 @@ class Guard:
         Raises:
             ForbiddenError: The host is not ours, or another origin's page sent it.
         """
-        if self.open:
+        if self.open and (host not in self._loopback.known or origin is not None or fetch_site is not None):
             self._loopback.check(host, origin, fetch_site)
 
     def check(self, authorization: str | None, api_key: str | None, scope: str, model: str | None = None) -> Principal:

@@ -84,7 +84,8 @@ class LoopbackGuard:
 
     def __init__(self, hosts: Iterable[str] = ()) -> None:
         self._hosts = frozenset(host.lower() for host in hosts)
-        self._known: set[str | None] = {None}  # HTTP/1.0 has no Host, and no browser speaks it
+        self.known: set[str | None] = {None}  # HTTP/1.0 has no Host, and no browser speaks it
+        """Hosts that have been found to be ours."""
 
     def check(self, host: str | None, origin: str | None, fetch_site: str | None) -> None:
         """Let a request pass, or refuse it.
@@ -97,15 +98,15 @@ class LoopbackGuard:
         Raises:
             ForbiddenError: The host is no name of this machine, or another origin's page sent it.
         """
-        if host not in self._known:
+        if host not in self.known:
             name = host_of(host or "")
             if name is None or not (is_loopback(name) or name in self._hosts):
                 raise ForbiddenError(
                     "The Host header is no name of this service.",
                     remedy="Ask for 127.0.0.1 or localhost, or name the host in serve_hosts.",
                 )
-            if len(self._known) < _REMEMBERED:
-                self._known.add(host)
+            if len(self.known) < _REMEMBERED:
+                self.known.add(host)
         if (origin is not None or fetch_site is not None) and is_foreign(host, origin, fetch_site, self._hosts):
             raise ForbiddenError(
                 "A web page of another origin sent this.",

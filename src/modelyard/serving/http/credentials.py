@@ -19,6 +19,8 @@ class HttpCredentials:
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
+        self._free: set[Access] = set()
+        """What everybody may do where nobody need prove anything, as far as it was asked."""
 
     def check(self, headers: Mapping[str, str], access: Access, model: str | None) -> str | None:
         """Return who asks, or None where nobody needs to say.
@@ -31,7 +33,9 @@ class HttpCredentials:
         guard = self._guard
         if guard.open:
             guard.admit(headers.get("host"), headers.get("origin"), headers.get("sec-fetch-site"))
-            guard.check(None, None, access, model)
+            if access not in self._free:
+                guard.check(None, None, access, model)
+                self._free.add(access)
             return None
         principal = guard.check(headers.get("authorization"), headers.get("x-api-key"), access, model)
         return principal.name if principal.known else None

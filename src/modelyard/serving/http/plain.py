@@ -56,8 +56,9 @@ class Plain:
         return self._predict(request, label=request.parameters[1])
 
     async def _predict(self, request: Request, *, version: str | None = None, label: str | None = None) -> Response:
-        kind = media_type(request.header("content-type"), KINDS)
-        wanted = acceptable(request.header("accept"), KINDS, kind)
+        headers = request.exchange.headers
+        kind = media_type(headers.get("content-type"), KINDS)
+        wanted = acceptable(headers.get("accept"), KINDS, kind)
         with self._inference.take(
             request.parameters[0],
             request.id,

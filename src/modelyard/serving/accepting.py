@@ -40,7 +40,7 @@ class Acceptor:
     """Accepts connections, all in one event loop.
 
     Each worker takes one connection at a time from the one queue, so whoever has less to do takes more; and a worker
-    that dies takes none with it that it had not accepted. See decision record 0070.
+    that dies takes none with it that it had not accepted. See decision record 0100.
 
     Args:
         connection: Makes what speaks the protocol; it calls `opened` and `closed`.

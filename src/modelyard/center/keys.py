@@ -58,7 +58,7 @@ def init_people(folder: Path, newcomers: Sequence[Newcomer], keys: Path) -> dict
     Args:
         folder: The project folder.
         newcomers: Who is to be in it.
-        keys: Folder for the private keys; keep it out of Git. Existing keys are used again.
+        keys: Folder for the private keys, each named as its owner; keep it out of Git. Existing keys are used again.
 
     Returns:
         Whom to act as, by email.
@@ -72,7 +72,7 @@ def init_people(folder: Path, newcomers: Sequence[Newcomer], keys: Path) -> dict
         raise InputError(f"There is a {PEOPLE_FILE} already.", where=str(target), remedy="Add people to it by hand.")
     people, actors = [], {}
     for newcomer in newcomers:
-        path = keys / newcomer.email.replace("/", "_")
+        path = keys / newcomer.name.replace("/", "_")
         line = make_key(path, newcomer.email)
         fingerprint = parse_public_key(line).fingerprint
         people.append(Person(newcomer.name, newcomer.email, newcomer.roles, (line,), (fingerprint,)))

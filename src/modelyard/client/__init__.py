@@ -10,9 +10,9 @@ from __future__ import annotations
 from modelyard.client.asynchronous import AsyncClient
 from modelyard.client.blocking import Client
 from modelyard.client.errors import (
+    AccessDeniedError,
     ConflictError,
     ConnectionLostError,
-    ForbiddenError,
     InvalidRequestError,
     ModelNotFoundError,
     OverloadedError,
@@ -30,7 +30,7 @@ __all__ = [
     "Client",
     "ConflictError",
     "ConnectionLostError",
-    "ForbiddenError",
+    "AccessDeniedError",
     "InvalidRequestError",
     "ModelNotFoundError",
     "OverloadedError",

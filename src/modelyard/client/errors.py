@@ -5,7 +5,7 @@ A program that asks a service handles these; all are `ModelyardError`, with `wha
     ServiceError                       anything a service did not do
     ├── InvalidRequestError            400, 422 and their like: what was sent is wrong; `where` names row and field
     ├── UnauthorizedError              401: no credentials, or none that count
-    ├── ForbiddenError                 403: these credentials do not allow it
+    ├── AccessDeniedError              403: these credentials do not allow it
     ├── ModelNotFoundError             404: no such model, version or path
     ├── ConflictError                  409: the service's state does not allow it
     ├── TooLargeError                  413: more bytes or rows than the service takes
@@ -28,7 +28,7 @@ from modelyard.errors import ModelyardError
 __all__ = [
     "ConflictError",
     "ConnectionLostError",
-    "ForbiddenError",
+    "AccessDeniedError",
     "InvalidRequestError",
     "ModelNotFoundError",
     "OverloadedError",
@@ -118,7 +118,7 @@ class UnauthorizedError(ServiceError):
     exit_code = 3
 
 
-class ForbiddenError(ServiceError):
+class AccessDeniedError(ServiceError):
     """The credentials do not allow this."""
 
     code = "service-forbidden"
@@ -176,7 +176,7 @@ class ServerError(ServiceError):
 
 _KINDS: dict[int, type[ServiceError]] = {
     401: UnauthorizedError,
-    403: ForbiddenError,
+    403: AccessDeniedError,
     404: ModelNotFoundError,
     408: ServiceTimeoutError,
     409: ConflictError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from modelyard.center.keys import make_key
+from modelyard.center.keys import Newcomer, init_people
 from modelyard.center.people import PEOPLE_FILE, Person, render_people
 from modelyard.errors import InputError, MissingExtraError, StorageError
 from modelyard.files import storage_errors, write_atomically
@@ -53,7 +53,11 @@ def begin(folder: Path, *, template: str, people: str) -> Path:
         _git(folder, "init", "-q", "-b", "main")
     file = folder / PEOPLE_FILE
     if not file.exists():
-        write_atomically(file, _people(folder, people).encode())
+        if people == "demo":
+            newcomers = [Newcomer(name, email, (role,)) for name, email, role in DEMO_PEOPLE]
+            init_people(folder, newcomers, key_folder(folder))
+        else:
+            write_atomically(file, _you(folder).encode())
         written.append(file)
     if people == "demo":
         _introduce(folder)
@@ -73,13 +77,7 @@ def _in_repository(folder: Path) -> bool:
     return not _git(folder, "check-ignore", str(folder.resolve()), check=False)
 
 
-def _people(folder: Path, choice: str) -> str:
-    if choice == "demo":
-        found = [
-            Person(name, email, (role,), (make_key(key_folder(folder) / name, email),), ())
-            for name, email, role in DEMO_PEOPLE
-        ]
-        return render_people(found)
+def _you(folder: Path) -> str:
     name, email, key = git_person(folder)
     if not email or key is None:
         return _NOBODY

@@ -314,7 +314,7 @@ def test_a_key_with_a_passphrase_and_no_agent_fails_at_once(project: Any, tmp_pa
     key = tmp_path / "locked"
     key.write_bytes(project.actors["ann@example.org"].signing_key.read_bytes())
     key.chmod(0o600)
-    public = project.actors["ann@example.org"].signing_key.with_name("ann@example.org.pub")
+    public = project.actors["ann@example.org"].signing_key.with_suffix(".pub")
     (tmp_path / "locked.pub").write_bytes(public.read_bytes())
     subprocess.run(
         ("ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", str(key)), check=True, capture_output=True
@@ -329,7 +329,7 @@ def test_a_public_file_of_another_key_leaves_no_tag_behind(project: Any, tmp_pat
     key = tmp_path / "mixed"
     key.write_bytes(project.actors["max@example.org"].signing_key.read_bytes())
     key.chmod(0o600)
-    public = project.actors["ann@example.org"].signing_key.with_name("ann@example.org.pub")
+    public = project.actors["ann@example.org"].signing_key.with_suffix(".pub")
     (tmp_path / "mixed.pub").write_bytes(public.read_bytes())
     assert "doesn't match private" in refusal(acting(project, key))
     assert project.git("tag") == ""

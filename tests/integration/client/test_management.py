@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from real_packages import write_package
 
-from modelyard.client import ConflictError, ForbiddenError, InvalidRequestError, ModelNotFoundError, UnauthorizedError
+from modelyard.client import (
+    AccessDeniedError,
+    ConflictError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    UnauthorizedError,
+)
 from modelyard.serving.auth.keys import KeyFile
 
 
@@ -109,7 +115,7 @@ def test_a_key_opens_what_its_scopes_allow(managed, connect, tmp_path):
         lambda: asker.rollback("m"), lambda: asker.canary("m", "v2", share=1.0), lambda: asker.load("m"),
         lambda: asker.status("m"), lambda: asker.repository(), lambda: operator.predict("m", [{"x": 1.0}]),
     ):  # fmt: skip
-        with pytest.raises(ForbiddenError):
+        with pytest.raises(AccessDeniedError):
             refused()
     for refused in (lambda: nobody.status("m"), lambda: connect(url, api_key="myk_wrong").promote("m")):
         with pytest.raises(UnauthorizedError):

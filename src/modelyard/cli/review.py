@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import click
 import msgspec
@@ -87,32 +87,24 @@ def _print_version(version: VersionState, as_json: bool) -> None:
         click.echo(f"{version.model} v{version.version} is {version.state} ({approvals})")
 
 
-@click.command()
-@click.argument("model", shell_complete=models)
-@version_option
-@as_option
-@reason_option
-@json_option
-@click.pass_context
-def approve(
-    ctx: click.Context, model: str, version: str | None, identity: str | None, reason: str, as_json: bool
-) -> None:
-    """Approve a version of MODEL."""
-    _print_version(yard_of(ctx).approve(model, version, reason=reason, identity=identity), as_json)
+def _decision(name: Literal["approve", "reject"], told: str) -> click.Command:
+    """Return the command that takes a decision on a version; `told` is its help."""
 
+    @click.command(name, help=told)
+    @click.argument("model", shell_complete=models)
+    @version_option
+    @as_option
+    @reason_option
+    @json_option
+    @click.pass_context
+    def decide(
+        ctx: click.Context, model: str, version: str | None, identity: str | None, reason: str, as_json: bool
+    ) -> None:
+        yard = yard_of(ctx)
+        take = yard.approve if name == "approve" else yard.reject
+        _print_version(take(model, version, reason=reason, identity=identity), as_json)
 
-@click.command()
-@click.argument("model", shell_complete=models)
-@version_option
-@as_option
-@reason_option
-@json_option
-@click.pass_context
-def reject(
-    ctx: click.Context, model: str, version: str | None, identity: str | None, reason: str, as_json: bool
-) -> None:
-    """Reject a version of MODEL for good."""
-    _print_version(yard_of(ctx).reject(model, version, reason=reason, identity=identity), as_json)
+    return decide
 
 
 def _print_live(live: Live, model: str, as_json: bool, verb: str) -> None:
@@ -239,6 +231,12 @@ def show(ctx: click.Context, model: str | None, as_json: bool) -> None:
 
 
 commands: dict[str, click.Command] = {
-    "submit": submit, "review": review, "approve": approve, "reject": reject, "release": release,
-    "rollback": rollback, "lift": lift, "show": show,
-}  # fmt: skip
+    "submit": submit,
+    "review": review,
+    "approve": _decision("approve", "Approve a version of MODEL."),
+    "reject": _decision("reject", "Reject a version of MODEL for good."),
+    "release": release,
+    "rollback": rollback,
+    "lift": lift,
+    "show": show,
+}

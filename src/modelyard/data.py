@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,7 +74,13 @@ class Dataset:
 
 def dtype_name(dtype: np.dtype[Any]) -> str:
     """Return the name that contracts use for a NumPy dtype; every text dtype is `string`."""
-    return "string" if dtype.kind == "U" else dtype.name
+    return "string" if dtype.kind == "U" else _name(dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _name(dtype: np.dtype[Any]) -> str:
+    # NumPy makes the name anew each time, which takes as long as everything else that is asked of a small column.
+    return dtype.name
 
 
 def schema_of(columns: Mapping[str, NDArray[Any]]) -> tuple[Field, ...]:

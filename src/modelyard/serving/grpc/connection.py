@@ -23,6 +23,7 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
+from modelyard.serving.grpc.headers import Decoder, Encoder
 from modelyard.serving.grpc.status import Headers
 from modelyard.serving.grpc.stream import NOBODY, Receiver, Stream
 from modelyard.serving.grpc.toll import Kind, Toll, TollError
@@ -45,12 +46,6 @@ KEEPALIVE = {"TCP_KEEPIDLE": 300, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 4}
 """Seconds of silence, seconds between questions, and how many go unanswered; where the system has such a setting."""
 DRAIN_PING = b"drainage"
 
-# What comes is checked by h2; what goes is ours, in lower case and without whitespace.
-_CONFIGURATION: Final = H2Configuration(
-    client_side=False, header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False,
-    normalize_inbound_headers=False,
-)  # fmt: skip
-
 
 class Home(Protocol):
     """What a connection belongs to."""
@@ -72,6 +67,16 @@ class _Http2(H2Connection):
     # Of each closed stream h2 remembers how it was closed, for clients that are late; 65,536 of them are megabytes.
     MAX_CLOSED_STREAMS = 1024
 
+    def __init__(self) -> None:
+        # What comes is checked by h2; what goes is ours, in lower case and without whitespace.
+        configuration = H2Configuration(
+            client_side=False, header_encoding=None, validate_outbound_headers=False,
+            normalize_outbound_headers=False, normalize_inbound_headers=False,
+        )  # fmt: skip
+        super().__init__(configuration)
+        self.decoder: Decoder = Decoder(configuration, self.DEFAULT_MAX_HEADER_LIST_SIZE)
+        self.encoder = Encoder()
+
     def let_go(self) -> None:
         """Forget everything: it refers to itself, and what is frozen at a swap is never searched for cycles again."""
         self.__dict__.clear()
@@ -90,7 +95,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
         self._home = home
         self._loop = loop
-        self._http2 = _Http2(_CONFIGURATION)
+        self._http2 = _Http2()
         self._toll = Toll(loop.time)
         self._preface = 24
         self._configured = False
@@ -334,11 +339,7 @@ class Connection(asyncio.Protocol):
             self._toll.pay(1.0)
             self.reset(number, ErrorCodes.REFUSED_STREAM)
             return
-        headers: dict[bytes, bytes] = {}
-        size = 0
-        for name, value in event.headers:
-            size += len(name) + len(value) + 32
-            headers[name] = headers[name] + b"," + value if name in headers else value
+        headers, size = self._http2.decoder.request(event.headers)
         stream = Stream(self, number, ended=event.stream_ended is not None)
         self._active = stream.stalled_since
         self._streams[number] = stream

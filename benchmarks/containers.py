@@ -162,11 +162,11 @@ def _root(root: Path) -> None:
     wanted = [*project["dependencies"], *(one for extra in EXTRAS for one in project["optional-dependencies"][extra])]
     seen: set[str] = set()
     for name in (name for requirement in wanted for name in _needed(requirement, seen)):
-        for file in importlib.metadata.distribution(name).files or ():
-            source = installed / file
-            if ".." not in file.parts and source.is_file() and source.suffix != ".pyc":
-                (packages / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, packages / file)
+        for part in importlib.metadata.distribution(name).files or ():
+            source = installed / part
+            if ".." not in part.parts and source.is_file() and source.suffix != ".pyc":
+                (packages / part).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, packages / part)
     shutil.copytree(ROOT / "src" / "modelyard", packages / "modelyard", ignore=ignored, dirs_exist_ok=True)
     shutil.copyfile(ROOT / "benchmarks" / "servers" / "modelyard_service.py", site / "modelyard_service.py")
     for place in ("tmp", "service", "proc", "dev", "sys", "etc"):

@@ -166,7 +166,8 @@ def expected_of(subject: Subject) -> list[float]:
     model = load_model(subject.folder / "package" / "model")
     columns = {name: np.asarray([value], np.float32) for name, value in subject.named.items()}
     outputs = model.predict(columns)
-    return [float(value) for value in np.ravel(outputs.get("probabilities", outputs.get("value")))]
+    found = outputs["probabilities"] if "probabilities" in outputs else outputs["value"]
+    return [float(value) for value in np.ravel(found)]
 
 
 def constants(subject: Subject, place: Path) -> list[Contender]:

@@ -56,7 +56,7 @@ if __name__ == "__main__":
         runtime_env={"env_vars": {"PYTHONPATH": here}},
     )  # fmt: skip
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])}, logging_config=QUIET)
-    deployment = Batched if os.environ.get("BENCH_BATCHED") == "1" else Bench
+    deployment: Any = Batched if os.environ.get("BENCH_BATCHED") == "1" else Bench
     serve.run(
         deployment.bind(os.environ["BENCH_KIND"], os.environ["BENCH_SUBJECT"]), route_prefix="/predict",
         logging_config=QUIET,

@@ -232,6 +232,27 @@ def test_a_service_that_follows_releases_takes_none(service):
     assert answer.json == {"prediction": ["3.0"]}
 
 
+def test_a_request_that_brings_its_model_is_counted_as_that_and_not_as_the_slot_s(service):
+    service.options["loader"] = REAL
+    service.start()
+    service.client.swap("m", "v1.0.0", write_package(service.root / "store", 2.0))
+    assert send(service, "POST", "/transformCSVDefault", csvFile="x\n1\n").status == 200
+    model = package(service, 3.0)
+    assert send(service, "POST", "/transformCSV", csvFile="x\n1\n", model=model, proto=TIMES).status == 200
+    assert send(service, "POST", "/transformCSV", csvFile="x\nbad\n", model=model, proto=TIMES).status == 422
+
+    def counted() -> list[str]:
+        text = service.request("GET", "/metrics").body.decode()
+        return sorted(line for line in text.splitlines() if line.startswith("modelyard_requests_total"))
+
+    expected = [
+        'modelyard_requests_total{model="(brought)",status="200",version=""} 1.0',
+        'modelyard_requests_total{model="(brought)",status="422",version=""} 1.0',
+        'modelyard_requests_total{model="m",status="200",version="v1.0.0"} 1.0',
+    ]
+    service.until(lambda: counted() == expected)
+
+
 class Marks:
     """A pickle of this leaves a mark where it is loaded."""
 

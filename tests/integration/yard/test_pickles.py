@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import signal
 import struct
 import subprocess
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -298,6 +301,12 @@ def test_a_signed_pickle_is_served_where_it_is_allowed_until_it_is_not(made: Mad
         answer = answers(client)
         assert (answer["version"], answer["rows"][0]["label"]) == ("v1.2.0", "oak")
         assert made.marks == {"signed"}, "the payload leaves a mark where it is loaded"
+        os.kill(client.status().workers[0], signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while not client.status().restarts or len(client.status().workers) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert {answers(client)["version"] for _ in range(20)} == {"v1.2.0"}
         made.mark("signed").rmdir()
         modelyard(made.folder, "down")
         modelyard(made.folder, "up", "--explicit", "lab", **ALLOWED)
@@ -329,3 +338,21 @@ def test_a_release_of_a_pickle_is_followed_only_where_it_is_allowed(made: Made) 
     finally:
         modelyard(made.folder, "down", code=None)
         shutil.rmtree(made.mark("signed"), ignore_errors=True)
+
+
+def test_where_the_rules_ask_for_no_approval_a_release_signs_it_and_the_submission_does_not(made: Made) -> None:
+    blueprint = made.folder / "blueprint.yaml"
+    blueprint.write_text(BLUEPRINT + "review: {approvals: 0}\n")
+    made.git("commit", "-qam", "No approvals")
+    (made.folder / "ask.csv").write_text("height,width\n19,1\n")
+    words = ("predict", "trees", "--input", "ask.csv", "--output", "out.jsonl", "--workers", "1", "--version", "v1.4.0")
+    try:
+        assert "no approval or release" in modelyard(made.folder, *words, code=3, **ALLOWED).stderr
+        assert made.marks == set()
+        modelyard(made.folder, "release", "trees", "--version", "v1.4.0", "--to", "dev", "--as", "morgan")
+        modelyard(made.folder, *words, **ALLOWED)
+        assert made.marks == {"unsigned"}
+    finally:
+        blueprint.write_text(BLUEPRINT)
+        made.git("commit", "-qam", "Approvals again")
+        shutil.rmtree(made.mark("unsigned"), ignore_errors=True)

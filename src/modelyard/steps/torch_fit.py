@@ -199,12 +199,13 @@ def _epoch(
     order = order.to(inputs.device)
     total = torch.zeros((), device=device)
     rows, done = len(order), 0
+    elsewhere = inputs.device != device
     tell_next = time.monotonic() + _TELL_EVERY
     network.train()
-    for size in sizes:
-        chosen = order[done : done + size]
-        # Both are no copies where the rows lie on the network's device.
-        values, wanted = inputs[chosen].to(device), targets[chosen].to(device)
+    for chosen, size in zip(torch.split(order, sizes), sizes, strict=True):
+        values, wanted = inputs[chosen], targets[chosen]
+        if elsewhere:
+            values, wanted = values.to(device), wanted.to(device)
         optimizer.zero_grad(set_to_none=True)
         loss = criterion(network(values), wanted)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -174,6 +174,18 @@ def test_a_file_that_is_none_is_refused(package: Path, tmp_path: Path, name: str
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_a_file_that_is_damaged_in_its_middle_is_told_as_that(package: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.parquet"
+    write(rows_of(50_000), source)
+    content = bytearray(source.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4096] = b"\xff" * 4096
+    source.write_bytes(content)
+    with pytest.raises(DataError, match="can't be read"):
+        run_batch(spec_of(package, source, tmp_path / "out.parquet", batch_rows=1000))
+    assert not (tmp_path / "out.parquet").exists()
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_bad_row_is_named_and_nothing_is_left(package: Path, tmp_path: Path, suffix: str) -> None:
     table = rows_of(1000)

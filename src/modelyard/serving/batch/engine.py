@@ -317,7 +317,8 @@ class _Crew:
 
 def _check_paths(spec: BatchSpec) -> None:
     if not spec.input.is_file():
-        raise InputError("There is no such file.", where=str(spec.input))
+        what = "This is no regular file." if spec.input.exists() else "There is no such file."
+        raise InputError(what, where=str(spec.input))
     if spec.output.is_dir() or not spec.output.parent.is_dir():
         what = "is a folder" if spec.output.is_dir() else "lies in a folder that does not exist"
         raise InputError(f"The output {what}.", where=str(spec.output))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from modelyard.errors import ContractError, DataError, InputError
-from modelyard.files import storage_errors
+from modelyard.files import storage_error, storage_errors
 from modelyard.packages.codecs import csv as csv_codec
 from modelyard.packages.codecs.arrays import arrow_type, check_names
 from modelyard.packages.contract import Contract
@@ -85,7 +85,7 @@ def open_source(path: Path, kind: Format, contract: Contract, rows: int, columns
         StorageError: It can't be read.
     """
     try:
-        with storage_errors(path):
+        with _reading(path):
             if kind == "csv":
                 return _Csv(path, contract, rows)
             if kind == "jsonl":
@@ -95,8 +95,6 @@ def open_source(path: Path, kind: Format, contract: Contract, rows: int, columns
             wanted = opened.names if "*" in columns else (*(field.name for field in contract.inputs), *columns)
             opened.wanted = [name for name in opened.names if name in wanted]
             return opened
-    except pa.ArrowException as error:
-        raise _damaged(path, error) from error
     except ContractError as error:
         place = ", ".join(filter(None, (str(path), error.where)))
         raise ContractError(error.what, where=place, remedy=error.remedy) from error
@@ -149,18 +147,15 @@ class _Tables:
             yield Piece(done, first, 0, end - first, end, b"")
         waiting: list[pa.RecordBatch] = []
         held = 0
-        try:
-            with storage_errors(self._path):
-                for batch in self._batches(number * self._rows):
-                    waiting.append(batch)
-                    held += batch.num_rows
-                    while held >= self._rows:
-                        piece, waiting = _cut(waiting, self._rows)
-                        held -= self._rows
-                        yield self._piece(number, piece, self._rows, number in skip)
-                        number += 1
-        except (pa.ArrowException, OSError) as error:
-            raise _damaged(self._path, error) from error
+        with _reading(self._path):
+            for batch in self._batches(number * self._rows):
+                waiting.append(batch)
+                held += batch.num_rows
+                while held >= self._rows:
+                    piece, waiting = _cut(waiting, self._rows)
+                    held -= self._rows
+                    yield self._piece(number, piece, self._rows, number in skip)
+                    number += 1
         if held:
             yield self._piece(number, waiting, held, number in skip)
 
@@ -351,6 +346,17 @@ def _cut(batches: list[pa.RecordBatch], rows: int) -> tuple[list[pa.RecordBatch]
         taken.append(batch)
         rows -= batch.num_rows
     return taken, []
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Tell a file that is damaged from one that can't be read: what Arrow finds wrong in it has no error number."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise _damaged(path, error) from error
+    except OSError as error:
+        raise (_damaged(path, error) if error.errno is None else storage_error(path, error)) from error
 
 
 def _damaged(path: Path, error: Exception) -> DataError:

@@ -3,7 +3,8 @@
     python -m benchmarks.swap [--repeat 3] [--quick] [--output FILE]
 
 200 requests a second, and two workers. Latency counts from the moment when a request was due, so that a stall is
-charged with everything that waited for it. `steady` is the slower of the times before and after the swaps.
+charged with everything that waited for it. `steady` is the slower of the times before and after the swaps. At last half
+of the requests go to a canary.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ from modelyard.testing.load import LoadGenerator
 
 PIXELS, HIDDEN, CLASSES = 784, 256, 10
 RATE, WORKERS = 200.0, 2
-PHASES = ("before", "during", "after")
+PHASES = {
+    "before": "before the swaps",
+    "during": "during the swaps",
+    "after": "after the swaps",
+    "canary": "half of them to a canary",
+}
 
 
 def build(store: Path, seed: int, *, field: str = "image", hidden: int = HIDDEN) -> str:
@@ -104,13 +110,16 @@ def one_round(folder: Path, swaps: int, span: float) -> dict[str, Any]:
         end = time.monotonic()
         for _ in range(20):
             rollbacks.append(client.rollback("digits").commit_seconds)
+        client.canary("digits", "canary", packages[(swaps + 1) % 3], ppm=500_000)
+        routed = time.monotonic()
+        time.sleep(span)
+        over = time.monotonic()
         load.wait_for(20)
     report = load.report()
     client.stop()
     process.join()
-    phases = dict(
-        zip(PHASES, (report.between(*ends) for ends in ((begun, first), (first, last), (last, end))), strict=True)
-    )
+    spans = ((begun, first), (first, last), (last, end), (routed, over))
+    phases = dict(zip(PHASES, (report.between(*ends) for ends in spans), strict=True))
     return {
         "requests": report.requests, "failed": len(report.failures), "swaps": swaps, "rollbacks": len(rollbacks),
         "prepare": statistics.median(prepares), "slowest prepare": max(prepares),
@@ -145,8 +154,9 @@ def tables(results: dict[str, Any]) -> list[Table]:
         for name in ("prepare", "commit", "rollback")
     ]
     felt = [
-        [f"{name} the swaps", *(seconds(results[f"{quantile} {name}"]["median"]) for quantile in ("p50", "p99"))]
-        for name in PHASES
+        [title, *(seconds(results[f"{quantile} {name}"]["median"]) for quantile in ("p50", "p99"))]
+        for name, title in PHASES.items()
+        if f"p50 {name}" in results
     ]
     count = f"{results['swaps']} swaps and {results['rollbacks']} rollbacks"
     return [

@@ -59,9 +59,9 @@ class Acumos:
         """At the root and under `/modelrunner`, with the older names."""
         posts: dict[str, Callable[[Request], Answering]] = {
             "/getBinaryDefault": partial(self.get_binary, kind="csv"),
-            "/getBinary": partial(self.get_binary, kind="csv", own=True),
+            "/getBinary": partial(self.get_binary_by_own, kind="csv"),
             "/getBinaryJSONDefault": partial(self.get_binary, kind="json"),
-            "/getBinaryJSON": partial(self.get_binary, kind="json", own=True),
+            "/getBinaryJSON": partial(self.get_binary_by_own, kind="json"),
             "/transformCSVDefault": partial(self.transform, kind="csv"),
             "/transformDefault": partial(self.transform, kind="csv"),
             "/transformJSONDefault": partial(self.transform, kind="json"),
@@ -82,11 +82,9 @@ class Acumos:
             *(Route(prefix + path, {"GET": Endpoint(do, "read")}) for prefix in PREFIXES for path, do in gets.items()),
         )
 
-    async def get_binary(self, request: Request, *, kind: Kind, own: bool = False) -> Response:
-        """Return the serialized input message that a file stands for; `own`: by the text that came with it."""
+    async def get_binary(self, request: Request, *, kind: Kind) -> Response:
+        """Return the serialized input message that a file stands for."""
         wanted = acceptable(request.header("accept"), ANSWERS, OCTETS)
-        if own:
-            return await self._get_binary_by_own(request, kind, wanted)
         with self._inference.take(
             self._model(request), request.id, key=request.routing_key, trace=request.trace
         ) as taken:
@@ -97,7 +95,9 @@ class Acumos:
                 answer = await self._beside(partial(call.carry, taken.generation.served, form.part(_file(kind))))
             return Response(200, [("content-type", wanted), *taken.generation.headers, *call.headers()], answer)
 
-    async def _get_binary_by_own(self, request: Request, kind: Kind, wanted: str) -> Response:
+    async def get_binary_by_own(self, request: Request, *, kind: Kind) -> Response:
+        """Return the serialized input message that a file stands for, by the proto file that came with it."""
+        wanted = acceptable(request.header("accept"), ANSWERS, OCTETS)
         with self._inference.admitted():
             async with self._form(request, kind, PROTO_BYTES) as form:
                 schema = await parsed(form.part("proto"), self._inference.log, request)

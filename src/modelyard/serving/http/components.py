@@ -45,6 +45,10 @@ HEADERS: dict[str, Schema] = {
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
         "required": True,
     },
+    "x-rows-refused": {
+        "description": "Rows that were left out, counted from 0 and separated by commas; only with `errors=rows`.",
+        "schema": {"type": "string", "pattern": "^[0-9,]*$"},
+    },
     "retry-after": {
         "description": "Seconds to wait before the next try.",
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
@@ -77,6 +81,37 @@ PARAMETERS: dict[str, Schema] = {
         "in": "header",
         "description": "Bytes of the (unpacked) body that are JSON, where raw tensors stand behind it.",
         "schema": {"type": "integer", "minimum": 1},
+    },
+    "TraceParent": {
+        "name": "traceparent",
+        "in": "header",
+        "description": "The trace that the request belongs to (W3C Trace Context); an invalid one counts as none.",
+        "schema": TEXT,
+    },
+    "TraceState": {
+        "name": "tracestate",
+        "in": "header",
+        "description": "What belongs to `traceparent`; it is passed on.",
+        "schema": TEXT,
+    },
+    "ContentEncoding": {
+        "name": "content-encoding",
+        "in": "header",
+        "description": "How the body is compressed: `gzip` or `deflate`, once.",
+        "schema": TEXT,
+    },
+    "RowErrors": {
+        "name": "errors",
+        "in": "query",
+        "description": "`refuse` refuses the whole file for one row that does not fit; `rows` leaves such rows out and "
+        "names them in `x-rows-refused`.",
+        "schema": {"enum": ["refuse", "rows"], "default": "refuse"},
+    },
+    "Errors": {
+        "name": "errors",
+        "in": "query",
+        "description": "`refuse` refuses the whole file for one row that does not fit; only CSV knows another way.",
+        "schema": {"enum": ["refuse"], "default": "refuse"},
     },
     "Operation": {
         "name": "operation",
@@ -184,7 +219,20 @@ def _plain() -> dict[str, Schema]:
     }
     error = {**TEXT, "description": "The detail, as the protocol has it."}
     required = ("type", "title", "status", "detail", "request_id")
+    names = {"type": "array", "items": TEXT}
+    staged: dict[str, Schema] = {
+        "status": {"const": "ok"},
+        "staged": {**names, "description": "Parts that wait."},
+        "missing": {**names, "description": "Parts that they wait for."},
+        "unfit": {**names, "description": "Operations of the proto file that don't fit the model."},
+        "ignored": {**names, "description": "Keys of a configuration that mean nothing here."},
+        "model": TEXT,
+        "version": TEXT,
+        "generation": {"type": "integer", "minimum": 1},
+        "package": TEXT,
+    }
     return {
+        "Staged": _object(staged, required=("status",)),
         "Status": _object({"status": TEXT}),
         "ModelDescription": _object(description, required=("name", "state", "version", "generation")),
         "Models": _object({"models": {"type": "array", "items": reference("ModelDescription")}}),

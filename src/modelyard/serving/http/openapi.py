@@ -19,9 +19,10 @@ import msgspec
 
 from modelyard.serving.auth.spec import AuthSpec, TlsSpec
 from modelyard.serving.http.components import HEADERS, PARAMETERS, common_schemas, problem_name, problems
-from modelyard.serving.http.operations import LEFT_OUT, problems_of, told_of
+from modelyard.serving.http.operations import LEFT_OUT, told_of
 from modelyard.serving.http.routing import Endpoint, Request, Response, Route
 from modelyard.serving.http.schemas import Model, Schema, component, reference
+from modelyard.serving.http.telling import EVERY, problems_of
 from modelyard.serving.inference import Inference, model_missing
 from modelyard.serving.loading import JSON
 
@@ -215,7 +216,7 @@ def _operation(pattern: str, method: str, endpoint: Endpoint, model: Model | Non
         "tags": [told.tag],
         "summary": _summary(endpoint.handler),
         "x-access": endpoint.access,
-        "parameters": [reference(name, "parameters") for name in (*told.parameters, "RequestTimeout", "RequestId")],
+        "parameters": [reference(name, "parameters") for name in (*told.parameters, *EVERY)],
     }
     if told.deprecated:
         operation["deprecated"] = True

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from modelyard.serving.http.acumos_operations import acumos_told
 from modelyard.serving.http.openinference import OCTETS
-from modelyard.serving.http.routing import Access
 from modelyard.serving.http.schemas import Model, Schema, csv_header, described_columns, reference
+from modelyard.serving.http.telling import BODY, MODEL_HEADERS, ROUTED, Told, answer
 from modelyard.serving.loading import ARROW, CSV, JSON, PARQUET
 from modelyard.serving.metrics import CONTENT_TYPE
 
-__all__ = ["LEFT_OUT", "Told", "problems_of", "told_of"]
+__all__ = ["LEFT_OUT", "told_of"]
 
 TEXT: Schema = {"type": "string"}
-
-BODY = (400, 408, 413, 415)
-"""Whoever reads a body may say these."""
 
 PREDICTION = (*BODY, 404, 406, 422, 429, 503)
 CHANGE = (404, 409, 503)
@@ -27,38 +24,6 @@ LEFT_OUT: tuple[tuple[str, str], ...] = (
     (MODELRUNNER, "The same as without this prefix, for clients that have it in their address."),
 )
 """Prefixes of paths that are not described, and why."""
-
-
-@dataclass(frozen=True)
-class Told:
-    """What is told of an operation.
-
-    Args:
-        tag: The surface that it belongs to.
-        answers: By status.
-        parameters: Names of components.
-        body: The request's, or None.
-        problems: Statuses of problem documents beyond those of its access.
-        deprecated: Whether it is there for old clients alone.
-    """
-
-    tag: str
-    answers: Mapping[str, Schema]
-    parameters: tuple[str, ...] = ()
-    body: Schema | None = None
-    problems: tuple[int, ...] = ()
-    deprecated: bool = False
-
-
-def problems_of(access: Access, told: Told, *, secured: bool) -> list[int]:
-    """Return the statuses of all problem documents that an operation may answer."""
-    # A wrong deadline is 400, one that passed is 504.
-    found = {400, 500, 504, *told.problems}
-    if not secured:
-        found.add(403)
-    elif access != "public":
-        found |= {401, 403, 503}
-    return sorted(found - {int(status) for status in told.answers})
 
 
 def told_of(pattern: str, method: str, model: Model | None) -> Told:
@@ -75,16 +40,7 @@ def told_of(pattern: str, method: str, model: Model | None) -> Told:
             return make(model)
     if pattern.startswith(("/v1", "/v2")) and "/methods/" not in pattern:
         return Told("Other", {"200": {"description": "Done."}}, problems=(*PREDICTION, 409))
-    return _acumos(pattern, method)
-
-
-def _answer(description: str, content: Schema, *headers: str) -> Schema:
-    names = (*headers, "x-request-id")
-    return {
-        "description": description,
-        "headers": {name: reference(name, "headers") for name in names},
-        "content": content,
-    }
+    return acumos_told(pattern, method)
 
 
 def _json(schema: Schema, **more: Any) -> Schema:
@@ -97,13 +53,10 @@ def _named(**values: Any) -> Schema:
     return {"examples": found} if found else {}
 
 
-MODEL_HEADERS = ("x-model", "x-model-version", "x-model-generation")
-
-
 def _predict(model: Model | None) -> Told:
     if model is None:
         body: Schema = {JSON: {"schema": {"type": ["object", "array"]}}, CSV: {"schema": TEXT}, ARROW: {}, PARQUET: {}}
-        answer: Schema = {JSON: {"schema": {"type": "object"}}, CSV: {"schema": TEXT}, ARROW: {}, PARQUET: {}}
+        given: Schema = {JSON: {"schema": {"type": "object"}}, CSV: {"schema": TEXT}, ARROW: {}, PARQUET: {}}
     else:
         examples = model.examples()
         rows, columns, text = (examples.get(name, (None, None)) for name in ("rows", "columns", "csv"))
@@ -114,7 +67,7 @@ def _predict(model: Model | None) -> Told:
             ARROW: {"x-columns": described_columns(inputs)},
             PARQUET: {"x-columns": described_columns(inputs)},
         }
-        answer = {
+        given = {
             **_json(reference(model.part("Answer")), **_named(by_rows=rows[1], by_columns=columns[1])),
             CSV: {"schema": {**TEXT, "description": csv_header(outputs)}, **_named(by_rows=text[1])},
             ARROW: {"x-columns": described_columns(outputs)},
@@ -122,8 +75,8 @@ def _predict(model: Model | None) -> Told:
         }
     return Told(
         "Predictions",
-        {"200": _answer("What the model says, in the media type that `Accept` prefers.", answer, *MODEL_HEADERS)},
-        ("RoutingKey",),
+        {"200": answer("What the model says, in the media type that `Accept` prefers.", given, *MODEL_HEADERS)},
+        (*ROUTED, "ContentEncoding"),
         {"required": True, "content": body, "description": "May be compressed by gzip or deflate."},
         PREDICTION,
     )
@@ -137,13 +90,13 @@ def _infer(model: Model | None) -> Told:
     return Told(
         "Open Inference Protocol",
         {
-            "200": _answer(
+            "200": answer(
                 "What the model says.",
                 {**_json(answered, **_named(tensors=examples[1])), OCTETS: {"schema": raw}},
                 *MODEL_HEADERS,
             )
         },
-        ("RoutingKey", "HeaderLength"),
+        (*ROUTED, "ContentEncoding", "HeaderLength"),
         {
             "required": True,
             "content": {**_json(asked, **_named(tensors=examples[0])), OCTETS: {"schema": raw}},
@@ -156,7 +109,7 @@ def _infer(model: Model | None) -> Told:
 def _simple(
     tag: str, schema: Schema, *, body: Schema | None = None, problems: tuple[int, ...] = (), description: str = "So."
 ) -> Callable[[Model | None], Told]:
-    told = Told(tag, {"200": _answer(description, _json(schema))}, (), body, problems)
+    told = Told(tag, {"200": answer(description, _json(schema))}, ("ContentEncoding",) if body else (), body, problems)
     return lambda _model: told
 
 
@@ -168,8 +121,8 @@ def _load(model: Model | None) -> Told:
     example = {"parameters": {"version": model.version}} if model is not None else None
     return Told(
         _OIP,
-        {"200": _answer("It is served.", _json(_EMPTY))},
-        (),
+        {"200": answer("It is served.", _json(_EMPTY))},
+        ("ContentEncoding",),
         _body("LoadRequest", required=False, the_live_version=example),
         (*BODY, *CHANGE, 422),
     )
@@ -177,27 +130,27 @@ def _load(model: Model | None) -> Told:
 
 def _model_ready(_model: Model | None) -> Told:
     content = _json(reference("ModelReady"))
-    return Told(_OIP, {"200": _answer("Ready.", content), "404": _answer("Not ready.", content)})
+    return Told(_OIP, {"200": answer("Ready.", content), "404": answer("Not ready.", content)})
 
 
 def _server_ready(_model: Model | None) -> Told:
     content = _json(reference("ServerReady"))
-    return Told(_OIP, {"200": _answer("Ready.", content), "503": _answer("Not ready.", content)})
+    return Told(_OIP, {"200": answer("Ready.", content), "503": answer("Not ready.", content)})
 
 
 def _probe_ready(_model: Model | None) -> Told:
     content = _json(reference("Status"))
-    later = _answer("Not ready.", content, "retry-after")
-    return Told(_HEALTH, {"200": _answer("Ready.", content), "503": later})
+    later = answer("Not ready.", content, "retry-after")
+    return Told(_HEALTH, {"200": answer("Ready.", content), "503": later})
 
 
 def _metrics(_model: Model | None) -> Told:
-    return Told(_HEALTH, {"200": _answer("Metrics of all workers.", {CONTENT_TYPE: {"schema": TEXT}})})
+    return Told(_HEALTH, {"200": answer("Metrics of all workers.", {CONTENT_TYPE: {"schema": TEXT}})})
 
 
 def _page(_model: Model | None) -> Told:
     content = {"text/html; charset=utf-8": {"schema": TEXT}}
-    return Told(_DESCRIPTION, {"200": _answer("A page.", content)})
+    return Told(_DESCRIPTION, {"200": answer("A page.", content)})
 
 
 _OIP = "Open Inference Protocol"
@@ -270,55 +223,3 @@ _PROBES: Table = {
     ("GET", "/readyz"): _probe_ready,
     ("GET", "/metrics"): _metrics,
 }
-
-_FORMS = {
-    "/getBinaryDefault": ("csvFile",),
-    "/getBinary": ("csvFile", "proto"),
-    "/getBinaryJSONDefault": ("jsonFile",),
-    "/getBinaryJSON": ("jsonFile", "proto"),
-    "/transformCSVDefault": ("csvFile",),
-    "/transformDefault": ("csvFile",),
-    "/transformJSONDefault": ("jsonFile",),
-    "/transformCSV": ("csvFile", "model", "proto"),
-    "/transform": ("csvFile", "model", "proto"),
-    "/transformJSON": ("jsonFile", "model", "proto"),
-    "/model": ("model",),
-    "/putModel": ("model",),
-    "/proto": ("proto",),
-    "/putProto": ("proto",),
-    "/model/configuration": ("modelConfig",),
-    "/putModelConfig": ("modelConfig",),
-}
-"""By path, the parts that its form must have."""
-
-_OLDER = ("/transform", "/transformDefault", "/putModel", "/putProto", "/putModelConfig")
-_BINARY: Schema = {"type": "string", "format": "binary"}
-
-
-def _acumos(pattern: str, method: str) -> Told:
-    """Tell of a path of the Acumos model runner; its bodies are told of by the model's own proto."""
-    content = {"*/*": {"schema": {"description": "A message of the model's proto, or JSON."}}}
-    answers = {"200": _answer("Done.", content)}
-    problems = (*PREDICTION, 409) if method != "GET" else (404, 422, 429, 503)
-    if method == "GET":
-        return Told(_ACUMOS, answers, ("ModelName",), None, problems)
-    if "{operation}" in pattern:
-        body: Schema = {
-            "content": {"application/x-protobuf": {}, "application/vnd.google.protobuf": {}, OCTETS: {}, JSON: {}}
-        }
-        return Told(_ACUMOS, answers, ("ModelName",), body, problems, deprecated=pattern.startswith("/operation"))
-    parts = _FORMS.get(pattern, ())
-    asks = any(part.endswith("File") for part in parts)
-    properties = dict.fromkeys(parts, _BINARY) | ({"operation": TEXT} if asks else {})
-    form: Schema = {
-        "multipart/form-data": {"schema": {"type": "object", "properties": properties, "required": [*parts]}}
-    }
-    parameters = (("Operation", "ModelName") if asks else ("ModelName",)) + (
-        ("OwnProto",) if parts == ("model",) else ()
-    )
-    return Told(
-        _ACUMOS, answers, parameters, {"required": True, "content": form}, problems, deprecated=pattern in _OLDER
-    )
-
-
-_ACUMOS = "Acumos model runner"

@@ -135,7 +135,7 @@ def measured(
     def turn(folder: Path) -> dict[str, float]:
         running = contender.start(subject, folder)
         with running.server:
-            _same(running.numbers(running.first_answer()), expected, contender.name)
+            same(running.numbers(running.first_answer()), expected, contender.name)
             closed(running, folder, span / 4)
             told = closed(running, folder, span)
             told |= running.server.memory()
@@ -144,14 +144,14 @@ def measured(
             if contender.name == OURS:
                 for surface in SURFACES[1:]:
                     other = other_surface(subject, running, surface)
-                    _same(other.numbers(other.first_answer()), expected, surface)
+                    same(other.numbers(other.first_answer()), expected, surface)
                     told |= {f"{surface} {name}": value for name, value in closed(other, folder, span / 2).items()}
             return told
 
     return turn
 
 
-def _same(numbers: Sequence[float], expected: Sequence[float], who: str) -> None:
+def same(numbers: Sequence[float], expected: Sequence[float], who: str) -> None:
     """Raise RuntimeError where an answer is another prediction. Of scores, the softmax is what we answer."""
     found = np.asarray(numbers)
     if len(found) == len(expected) > 1 and abs(found.sum() - 1) > 1e-3:

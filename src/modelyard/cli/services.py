@@ -29,21 +29,30 @@ explicit_option = click.option(
 
 @click.command()
 @click.argument("environments", nargs=-1, shell_complete=environments)
+@click.option("--port", type=click.IntRange(0, 65535), help="Of one service: as for serve.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Of one service: as for serve.")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for each.")
 @explicit_option
 @json_option
 @click.pass_context
-def up(ctx: click.Context, environments: tuple[str, ...], timeout: float, explicit: bool, as_json: bool) -> None:
+def up(
+    ctx: click.Context, environments: tuple[str, ...], port: int | None, grpc_port: int | None, timeout: float,
+    explicit: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Serve what is released to ENVIRONMENTS (default: all), each in the background."""
     if explicit and not environments:
         raise click.UsageError("--explicit needs a name.", ctx)
+    if (port is not None or grpc_port is not None) and len(environments) != 1:
+        raise click.UsageError("--port and --grpc-port need the name of one environment.", ctx)
 
     def started(state: ServiceState) -> None:
         if not as_json:
             places = state.url if state.grpc is None else f"{state.url}  grpc {state.grpc}"
             click.echo(f"{state.environment:<12} {places}  {', '.join(state.serving) or 'nothing released yet'}")
 
-    states = yard_of(ctx).services.up(environments, timeout=timeout, explicit=explicit, started=started)
+    states = yard_of(ctx).services.up(
+        environments, port=port, grpc_port=grpc_port, timeout=timeout, explicit=explicit, started=started
+    )
     if as_json:
         print_json(states)
 

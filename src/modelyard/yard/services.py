@@ -203,6 +203,8 @@ class Services:
         self,
         environments: Sequence[str] = (),
         *,
+        port: int | None = None,
+        grpc_port: int | None = None,
         timeout: float = 60.0,
         explicit: bool = False,
         started: Callable[[ServiceState], None] | None = None,
@@ -211,6 +213,8 @@ class Services:
 
         Args:
             environments: Default: all of the project's.
+            port: Of HTTP, where it is one environment; see `serve`.
+            grpc_port: Of gRPC, where it is one environment; default: as the setting says.
             timeout: Seconds to wait for each.
             explicit: Start those that serve what is loaded by hand; see `serve`.
             started: Called with each service as it becomes ready.
@@ -219,13 +223,23 @@ class Services:
             NotFoundError: No blueprint has such an environment.
             InputError: The project is in no Git repository.
             RunError: A service ended, can't serve what is released, or was not ready in time; its log says more.
+            BusyError: The service runs already, and on other ports than those asked for.
         """
         chosen = tuple(environments) or self.environments()
+        ports = {"--port": port, "--grpc-port": grpc_port}
+        asked = {option: number for option, number in ports.items() if number is not None}
+        if asked and len(chosen) != 1:
+            raise InputError("No two services have the same port.", remedy="Start one environment at a time.")
         for environment in chosen:
             self.check(environment, explicit=explicit)
         # Asked here, so that a project outside Git is told at once, and no service is left that can serve nothing.
         _ = self._yard.center
-        processes = {name: self._spawn(name, explicit) for name in chosen if self.state(name).state == "stopped"}
+        processes: dict[str, subprocess.Popen[bytes]] = {}
+        for name in chosen:
+            if self.state(name).state == "stopped":
+                processes[name] = self._spawn(name, explicit, asked)
+            else:
+                self._check_ports(name, asked)
         states = []
         for environment in chosen:
             states.append(self._wait(environment, processes.get(environment), timeout))
@@ -317,9 +331,22 @@ class Services:
         if environment not in known:
             raise _unknown(environment, known)
 
-    def _spawn(self, environment: str, explicit: bool) -> subprocess.Popen[bytes]:
+    def _check_ports(self, environment: str, asked: Mapping[str, int]) -> None:
+        """Raise BusyError where a service runs on other ports."""
+        client = self.client(environment)
+        has = {"--port": client.url, "--grpc-port": client.grpc}
+        for option, number in asked.items():
+            place = has[option]
+            if place is None or (number and place.rpartition(":")[2] != str(number)):
+                raise BusyError(
+                    f"The service of {environment} runs already, on other ports.",
+                    remedy=f"Run `modelyard down {environment}` first.",
+                )
+
+    def _spawn(self, environment: str, explicit: bool, ports: Mapping[str, int]) -> subprocess.Popen[bytes]:
         log = self.log_file(environment)
         mode = ["--explicit"] if explicit else []
+        mode += [f"{option}={number}" for option, number in ports.items()]
         with storage_errors(log):
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from benchmarks import serving, swaps
+from benchmarks import serving, serving_grpc, swaps
 from benchmarks.contenders import SURFACES
 
 
@@ -25,6 +25,19 @@ def test_serving_is_measured_on_every_surface_and_beside_its_ceiling() -> None:
     assert judged.pop("The forest over our HTTP server's ceiling") in (True, False)
     # Nothing is said of peers that did not take part.
     assert set(judged.values()) == {None}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load is not installed")
+def test_serving_is_measured_over_grpc() -> None:
+    results, failed = serving_grpc.measure(1, True, ())
+    assert failed == {}
+    for model in serving_grpc.SUBJECTS:
+        for shape in serving_grpc.SHAPES:
+            assert results[model][serving_grpc.OURS][f"{shape} rate"]["median"] > 100
+    for table in serving_grpc.tables(results):
+        assert all(len(row) == len(table.header) for row in table.rows)
+    assert {promise.kept for promise in serving_grpc.promises(results)} == {None}
 
 
 @pytest.mark.slow

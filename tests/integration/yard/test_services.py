@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
 
+import grpc
 import pytest
 from tests.projects import environment, modelyard, new_project
 
@@ -44,6 +46,27 @@ def running(project: Path):
     modelyard(project, "up", "dev")
     yield project
     modelyard(project, "down", code=None)
+
+
+def test_a_service_in_the_background_has_the_ports_that_it_was_given(project: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        port, grpc_port = one.getsockname()[1], other.getsockname()[1]
+    ports = (f"--port={port}", f"--grpc-port={grpc_port}")
+    try:
+        (state,) = json.loads(modelyard(project, "up", "dev", *ports, "--json").stdout)
+        assert (state["url"], state["grpc"]) == (f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc_port}")
+        with grpc.insecure_channel(state["grpc"]) as channel:
+            live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+            assert live(b"", timeout=20) == b"\x08\x01"
+        # It runs as it was asked to: nothing is to be done, unless other ports are asked for.
+        modelyard(project, "up", "dev", *ports)
+        told = modelyard(project, "up", "dev", f"--grpc-port={port}", code=None)
+        assert told.returncode
+        assert "other ports" in told.stderr
+        assert "modelyard down dev" in told.stderr
+    finally:
+        modelyard(project, "down", code=None)
+    assert "--grpc-port" in modelyard(project, "up", "--grpc-port=0", code=2).stderr
 
 
 def predict(project: Path, body: object, code: int = 0) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -44,6 +45,9 @@ _TYPES = {
     for name, value in vars(FieldDescriptor).items()
     if name.startswith("TYPE_")
 }
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""What begins an escaped half of a pair, and maybe a whole one."""
 
 
 def new_message(kind: Descriptor) -> Message:
@@ -97,20 +101,7 @@ def from_json(kind: Descriptor, body: str | bytes | bytearray | memoryview, *, i
         ContractError: It is not JSON, or a value does not fit; `where` names it, such as `PredictIn.rows[3].age`.
     """
     remedy = f"Send the message {kind.name} in proto3 JSON."
-    try:
-        text = body if isinstance(body, str) else bytes(body).decode("utf-8-sig")
-        value = json.loads(text, object_pairs_hook=_unique)
-    except _TwiceError as error:
-        raise ContractError(f"The key {shown(error.key)} stands twice in an object.", remedy=remedy) from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise ContractError(f"The body is not JSON: {error.msg}.", where=where, remedy=remedy) from None
-    except UnicodeDecodeError as error:
-        raise ContractError("The body is not UTF-8.", where=f"byte {error.start}", remedy="Save it as UTF-8.") from None
-    except RecursionError:
-        raise ContractError("The body is nested too deep.", remedy=remedy) from None
-    except ValueError:
-        raise ContractError("The body holds a number that is too long.", remedy=remedy) from None
+    value = _loaded(body, remedy)
     if not isinstance(value, dict) and kind.file.package != _OWN_FORM:
         raise ContractError(f"Expected an object; got {shown(value)}.", where=kind.name, remedy=remedy)
     message = new_message(kind)
@@ -187,6 +178,30 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         # What `add` returns is None, which is false.
         raise _TwiceError(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
     return values
+
+
+def _loaded(body: str | bytes | bytearray | memoryview, remedy: str) -> Any:
+    """Return what a JSON text says; a ContractError tells what is wrong with it."""
+    try:
+        text = body if isinstance(body, str) else bytes(body).decode("utf-8-sig")
+        value: Any = json.loads(text, object_pairs_hook=_unique)
+        if isinstance(body, str) or _SURROGATE.search(text):
+            # Half a pair is no character (RFC 8259, 8.2): the library looks names up by UTF-8, and breaks at it.
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ContractError("The body holds half of a surrogate pair.", remedy="Send whole characters.") from None
+    except _TwiceError as error:
+        raise ContractError(f"The key {shown(error.key)} stands twice in an object.", remedy=remedy) from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise ContractError(f"The body is not JSON: {error.msg}.", where=where, remedy=remedy) from None
+    except UnicodeDecodeError as error:
+        raise ContractError("The body is not UTF-8.", where=f"byte {error.start}", remedy="Save it as UTF-8.") from None
+    except RecursionError:
+        raise ContractError("The body is nested too deep.", remedy=remedy) from None
+    except ValueError:
+        raise ContractError("The body holds a number that is too long.", remedy=remedy) from None
+    return value
 
 
 def _parse(value: Any, message: Message, ignore_unknown: bool) -> bool:

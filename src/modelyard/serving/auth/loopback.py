@@ -8,6 +8,7 @@ then read the answers too (DNS rebinding). Browsers tell both by headers that a 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -17,6 +18,8 @@ __all__ = ["LoopbackGuard", "host_of", "is_foreign", "is_loopback", "is_safe_url
 
 _REMEMBERED = 64
 _OWN = ("", "same-origin", "none")
+_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]]+?)(?::[0-9]*)?")
+"""`urlsplit` takes what follows a bracket for nothing."""
 
 
 def is_loopback(host: str) -> bool:
@@ -42,6 +45,8 @@ def is_safe_url(url: str) -> bool:
 
 def host_of(authority: str) -> str | None:
     """Return the host of a `Host` header in lower case, without port and brackets; None where it is malformed."""
+    if _AUTHORITY.fullmatch(authority) is None:
+        return None
     try:
         parts = urlsplit(f"//{authority}")
         _ = parts.port

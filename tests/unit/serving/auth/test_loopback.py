@@ -36,6 +36,7 @@ def test_keys_come_over_https_or_from_this_machine(url, safe):
         ("localhost", "localhost"), ("LOCALHOST:80", "localhost"), ("[::1]:80", "::1"), ("127.0.0.1", "127.0.0.1"),
         ("a@localhost", None), ("localhost/x", None), ("localhost:x", None), ("localhost:99999", None), ("", None),
         ("[::1", None), ("localhost?x", None), ("localhost#x", None),
+        ("[::1]evil", None), ("[::1].evil.com:80", None), ("evil[::1]", None),
     ],
 )  # fmt: skip
 def test_a_host_header_holds_one_host(authority, host):
@@ -93,4 +94,4 @@ def test_invented_hosts_do_not_fill_the_memory():
     guard = LoopbackGuard()
     for number in range(1000):
         guard.check(f"{number}.localhost", None, None)
-    assert len(guard._known) <= 64
+    assert len(guard.known) <= 64

@@ -55,6 +55,11 @@ class Board:
                 self._indices[name] = len(self._indices)
             return self._indices[name]
 
+    def knows(self, name: str) -> bool:
+        """Say whether a slot was ever given a place."""
+        with self.lock:
+            return name in self._indices
+
     def new_number(self, name: str) -> int:
         """Return a generation number that was never given, not even to a generation that was refused.
 

@@ -109,6 +109,9 @@ class Swapper:
         Raises:
             StorageError: The state could not be written.
         """
+        if not self._board.knows(model):
+            # Names that clients invent must not use up the places of the shared page, which are never given again.
+            return
         with self._installer.turn(model):
             self._board.retire(model)
             self._installer.unload(model)

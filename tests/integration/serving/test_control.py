@@ -9,6 +9,7 @@ import time
 import pytest
 
 from modelyard.errors import InputError, NotFoundError, RefusedError
+from modelyard.serving.state import Page
 
 MILLION = 1_000_000
 
@@ -221,6 +222,14 @@ def test_a_worker_that_dies_as_it_loads_is_tried_after_pauses_that_double(servic
 
 def lost_workers(service):
     return [event for event in service.events if event["event"] == "worker-lost"]
+
+
+def test_names_that_are_unloaded_and_were_never_served_take_no_place(service):
+    service.start(workers=1)
+    for number in range(Page.MAX_SLOTS + 1):
+        service.client.unload(f"invented-{number}")
+    service.client.swap("m", "v1", service.package(factor=2))
+    assert version(service) == "v1"
 
 
 def test_memory_that_is_not_checked_refuses_nothing(service):

@@ -332,3 +332,11 @@ def test_an_error_shows_the_beginning_of_a_long_value_alone() -> None:
     with pytest.raises(ContractError) as caught:
         json_codec.JsonCodec(contract).decode(b'[{"x":' + b"9" * 4000 + b"}]")
     assert len(str(caught.value)) < 300
+
+
+def test_rows_beside_columns_are_refused_as_nobody_knows_which_are_meant():
+    codec = json_codec.JsonCodec(Contract(inputs=(Field("x", "int64"),), outputs=(Field("y", "int64"),)))
+    with pytest.raises(ContractError, match="`rows` and `columns`"):
+        codec.decode(b'{"rows": [{"x": 1}], "columns": {"x": [1.5]}}')
+    assert codec.decode(b'{"rows": [{"x": 1}], "columns": null}')["x"].tolist() == [1]
+    assert codec.decode(b'{"rows": null, "columns": {"x": [1]}}')["x"].tolist() == [1]

@@ -79,6 +79,8 @@ class JsonCodec:
             raise ContractError("The body is nested too deep.", remedy=self._remedy()) from error
         rows = decoded if isinstance(decoded, list) else decoded.rows
         if rows is not None:
+            if rows is not decoded and decoded.columns is not None:
+                raise ContractError("The body has `rows` and `columns`.", remedy=self._remedy())
             limit_rows(len(rows), max_rows)
             if self._dtype is not None and rows:
                 matrix = np.array([msgspec.structs.astuple(row) for row in rows], dtype=self._dtype)

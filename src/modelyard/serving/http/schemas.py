@@ -173,7 +173,7 @@ def _request(row: Schema, columns: Schema) -> Schema:
             {
                 "type": "object",
                 "title": "by rows",
-                "properties": {"rows": rows, "columns": {"anyOf": [columns, {"type": "null"}]}},
+                "properties": {"rows": rows, "columns": {"type": "null"}},
                 "required": ["rows"],
             },
             {

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from real_packages import write_package
 from tests.certificates import Authority
+from tests.integration.serving.test_acumos import form
 from tests.issuer import Issuer
 
 from modelyard.serving.auth.keys import KeyFile
@@ -306,3 +308,46 @@ def test_behind_a_proxy_that_encrypts_a_key_is_enough(service, keys):
     service.start(host="0.0.0.0", behind_proxy=True, auth={"keys": str(keys.path)})
     assert service.request("GET", "/healthz").status == 200
     assert service.request("GET", "/v1/models").status == 401
+
+
+def test_a_key_for_one_model_serves_clients_that_name_none_where_it_is_the_only_one(service, keys):
+    mine, others = (keys.add(["infer", "read"], models=[model])[0] for model in ("m", "n"))
+    service.options |= {"loader": "modelyard.serving.packaged", "auth": {"keys": str(keys.path)}, "workers": 1}
+    store = service.root / "store"
+    store.mkdir()
+    service.start()
+    package = write_package(store, 2.0)
+
+    def statuses(key: str, query: str = "") -> set[int]:
+        asked = []
+        for prefix in ("", "/modelrunner"):
+            body, kind = form(("csvFile", "x\n1\n"))
+            asked += [
+                ("POST", f"{prefix}/{path}{query}", body, kind) for path in ("getBinaryDefault", "transformCSVDefault")
+            ]
+            asked += [
+                (
+                    "POST",
+                    f"{prefix}/model/methods/predict{query}",
+                    '{"rows":[{"x":1}]}',
+                    {"content_type": "application/json"},
+                ),
+                ("GET", f"{prefix}/model/artifacts/metadata{query}", None, {}),
+                ("GET", f"{prefix}/model/artifacts/protobuf{query}", None, {}),
+            ]
+        return {service.request(method, path, body, x_api_key=key, **kind).status for method, path, body, kind in asked}
+
+    assert statuses(mine) == {403}, "there is no model, and who may use only some is told nothing"
+    service.client.swap("m", "v1", package)
+    assert statuses(mine) == {200}
+    assert statuses(others) == {403}
+    assert statuses(mine, "?model=n") == {403}
+    assert statuses(mine, "?model=m&model=m") == {403}
+    service.client.swap("n", "v1", package)
+    assert statuses(mine) == {403}, "nobody can tell which is meant"
+    assert statuses(mine, "?model=m") == {200}
+    assert statuses(mine, "?model=n") == {403}
+    assert statuses(others, "?model=n") == {200}
+    # What changes the service, or is about all of it, is still not for them.
+    for method, path in (("PUT", "/model"), ("GET", "/v1/models"), ("GET", "/metrics"), ("POST", "/transformCSV")):
+        assert service.request(method, path, b"", x_api_key=mine).status == 403

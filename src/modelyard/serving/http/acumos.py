@@ -75,11 +75,15 @@ class Acumos:
         }
         return (
             *(
-                Route(prefix + path, {"POST": Endpoint(do, "infer")})
+                Route(prefix + path, {"POST": Endpoint(do, "infer")}, self.meant)
                 for prefix in PREFIXES
                 for path, do in posts.items()
             ),
-            *(Route(prefix + path, {"GET": Endpoint(do, "read")}) for prefix in PREFIXES for path, do in gets.items()),
+            *(
+                Route(prefix + path, {"GET": Endpoint(do, "read")}, self.meant)
+                for prefix in PREFIXES
+                for path, do in gets.items()
+            ),
         )
 
     async def get_binary(self, request: Request, *, kind: Kind) -> Response:
@@ -157,14 +161,22 @@ class Acumos:
             text: bytes = _calls().proto_of(served.documents, served.contract)
             return Response(200, [("content-type", TEXT), *taken.generation.headers], text)
 
+    def meant(self, request: Request) -> str | None:
+        """Return the model that the query names, or the only one there is; None where it can't be told."""
+        try:
+            name = query_of(request, "model")
+        except HttpProblem:
+            # Told to who may ask at all: the handler reads the query, too.
+            return None
+        only = [*self._inference.slots][:2]
+        return name or (only[0] if len(only) == 1 else None)
+
     def _model(self, request: Request) -> str:
-        """Return the name of the model that is meant."""
+        """Return the name of the model that is meant: the one that credentials were checked for."""
         slots = self._inference.slots
-        name = query_of(request, "model")
+        name = query_of(request, "model") or request.model
         if name is not None:
             return name
-        if len(slots) == 1:
-            return next(iter(slots))
         if not self._inference.words[Page.READY]:
             raise HttpProblem(
                 503, "not-ready", "The service has not learned yet what is live.", headers=(("retry-after", "1"),)

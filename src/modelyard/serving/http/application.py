@@ -69,9 +69,12 @@ class Application:
             if endpoint is None:
                 raise HttpProblem(405, "method", f"{method} is not allowed here.", headers=(("allow", route.allow),))
             request = Request(exchange, request_id, parameters, self._bodies)
+            if route.model is not None:
+                request.model = parameters[route.model]
+            elif route.meant is not None:
+                request.model = route.meant(request)
             if self._guard is not None:
-                model = parameters[route.model] if route.model is not None else None
-                request.principal = self._guard.check(headers, endpoint.access, model)
+                request.principal = self._guard.check(headers, endpoint.access, request.model)
             timeout = headers.get("x-request-timeout")
             tracer = self._tracer
             answering = endpoint.handler(request) if tracer is None else _traced(tracer, request, route, endpoint)

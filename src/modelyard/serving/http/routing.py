@@ -40,13 +40,15 @@ class Request:
         bodies: Reads its body within the limits.
     """
 
-    __slots__ = ("bodies", "exchange", "id", "named", "parameters", "principal", "trace")
+    __slots__ = ("bodies", "exchange", "id", "model", "named", "parameters", "principal", "trace")
 
     def __init__(self, exchange: Exchange, request_id: str, parameters: tuple[str, ...], bodies: BodyReader) -> None:
         self.exchange = exchange
         self.id = request_id
         self.parameters = parameters
         self.bodies = bodies
+        self.model: str | None = None
+        """The model that it is about, where path, query or the service say so: the one that credentials must allow."""
         self.principal: str | None = None
         """Who asks, where that is known."""
         self.named: Sequence[tuple[str, str]] = ()
@@ -86,10 +88,13 @@ class Route:
     Args:
         pattern: Such as `/v1/models/{name}/predict`; a variable part has no slash, and `name` is a model's.
         endpoints: By method; HEAD is answered as GET, without the body.
+        meant: Where no part of the path names a model: which one a request means, or None where it means none or all.
+            It is asked before anybody has shown who they are, and raises nothing.
     """
 
     pattern: str
     endpoints: Mapping[str, Endpoint]
+    meant: Callable[[Request], str | None] | None = None
 
     @cached_property
     def model(self) -> int | None:

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 ENVIRONMENTS = ROOT / ".cache" / "bench"
-NAMES = ("start", "steps", "training", "store", "center", "swap", "swaps", "serving")
+NAMES = ("start", "steps", "training", "store", "center", "swap", "swaps", "serving", "serving_grpc")
 """Every benchmark, in the order in which they are run and shown: `benchmarks.<name>.BENCHMARK`."""
 
 T = TypeVar("T")

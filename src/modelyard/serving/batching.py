@@ -1,4 +1,8 @@
-"""Predicts what already waits as one batch: no timer, so nobody waits for others; never across generations."""
+"""Predicts what already waits as one batch: no timer, so nobody waits for others; never across generations.
+
+Slow models predict in a thread, and what comes meanwhile waits together. Quick ones predict in the event loop, where
+what came together is predicted together. See decision record 0103.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,13 @@ from typing import NamedTuple
 import numpy as np
 
 from modelyard.contracts import Columns
+from modelyard.packages.table import Table
 from modelyard.serving.slots import Generation
 
-__all__ = ["Batcher"]
+__all__ = ["Arrivals", "Batcher", "Gathering"]
+
+GATHERED_ROWS = 64
+"""The most rows that are predicted at once in the event loop."""
 
 
 class _Waiting(NamedTuple):
@@ -20,6 +28,74 @@ class _Waiting(NamedTuple):
     columns: Columns
     rows: int
     answer: asyncio.Future[Columns]
+
+
+class Arrivals:
+    """Requests that have come to a worker and have not been looked at yet; they belong to its event loop's thread."""
+
+    __slots__ = ("coming",)
+
+    def __init__(self) -> None:
+        self.coming = 0
+
+
+class Gathering:
+    """Predicts in the event loop, as one batch, what came at the same time. It belongs to the event loop's thread.
+
+    Requests that were read from their sockets in one turn of the loop are looked at one after the other. Each but the
+    last puts its rows here, and the last one predicts all of them: nobody waits for what has not come yet.
+
+    Args:
+        arrivals: Says whether there are more.
+    """
+
+    def __init__(self, arrivals: Arrivals) -> None:
+        self._arrivals = arrivals
+        self._waiting: list[_Waiting] = []
+
+    def worth(self, generation: Generation, columns: Columns, rows: int) -> bool:
+        """Say whether there is anybody to share a prediction with, and whether that costs less than one for each.
+
+        Args:
+            generation: That answers.
+            columns: Of the request.
+            rows: How many.
+        """
+        return (
+            rows < GATHERED_ROWS
+            and (self._arrivals.coming > 0 or bool(self._waiting))
+            and generation.served.joinable
+            and (isinstance(columns, Table) or len(columns) == 1)
+        )
+
+    async def predict(self, generation: Generation, columns: Columns, rows: int) -> Columns:
+        """Return what a generation answers; raises what its predictor raises.
+
+        Args:
+            generation: Held by the caller until the answer is there.
+            columns: Checked columns.
+            rows: How many.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Columns] = loop.create_future()
+        self._waiting.append(_Waiting(generation, columns, rows, answer))
+        if not self._arrivals.coming:
+            self._predict()
+        elif len(self._waiting) == 1:
+            # Those that come may ask for something else.
+            loop.call_soon(self._predict)
+        return await answer
+
+    def _predict(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        groups: dict[tuple[int, type[Columns]], list[_Waiting]] = {}
+        for one in waiting:
+            if not one.answer.done():
+                groups.setdefault((one.generation.number, type(one.columns)), []).append(one)
+        for group in groups.values():
+            while group:
+                batch, group = _cut(group, GATHERED_ROWS)
+                _give(batch, _run(batch))
 
 
 class Batcher:
@@ -78,14 +154,29 @@ class Batcher:
         return batch
 
     def _done(self, batch: list[_Waiting], done: asyncio.Future[list[Columns | Exception]]) -> None:
-        for one, result in zip(batch, done.result(), strict=True):
-            if one.answer.done():
-                continue
-            if isinstance(result, Exception):
-                one.answer.set_exception(result)
-            else:
-                one.answer.set_result(result)
+        _give(batch, done.result())
         self._start()
+
+
+def _cut(waiting: list[_Waiting], rows: int) -> tuple[list[_Waiting], list[_Waiting]]:
+    """Return the first ones that have so many rows together, at least one of them, and the rest."""
+    for place, one in enumerate(waiting):
+        rows -= one.rows
+        if rows < 0 and place:
+            return waiting[:place], waiting[place:]
+    return waiting, []
+
+
+def _give(batch: list[_Waiting], results: list[Columns | Exception]) -> None:
+    """Tell each request its result."""
+    for one, result in zip(batch, results, strict=True):
+        if one.answer.done():
+            # Its client gave up.
+            continue
+        if isinstance(result, Exception):
+            one.answer.set_exception(result)
+        else:
+            one.answer.set_result(result)
 
 
 def _run(batch: list[_Waiting]) -> list[Columns | Exception]:
@@ -106,11 +197,19 @@ def _run(batch: list[_Waiting]) -> list[Columns | Exception]:
 
 
 def _together(batch: list[_Waiting]) -> list[Columns | Exception]:
-    joined = {name: np.concatenate([one.columns[name] for one in batch]) for name in batch[0].columns}
-    outputs = batch[0].generation.served.predict(joined)
+    outputs = batch[0].generation.served.predict(_joined([one.columns for one in batch]))
     results: list[Columns | Exception] = []
     first = 0
     for one in batch:
         results.append({name: values[first : first + one.rows] for name, values in outputs.items()})
         first += one.rows
     return results
+
+
+def _joined(parts: list[Columns]) -> Columns:
+    first = parts[0]
+    if isinstance(first, Table):
+        matrices = [part.matrix for part in parts if isinstance(part, Table) and part.names == first.names]
+        if len(matrices) == len(parts):
+            return Table(first.names, np.concatenate(matrices))
+    return {name: np.concatenate([part[name] for part in parts]) for name in first}

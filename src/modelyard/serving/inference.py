@@ -20,7 +20,7 @@ from modelyard.contracts import Columns
 from modelyard.errors import ContractError, ModelyardError
 from modelyard.packages.contract import limit_rows
 from modelyard.packages.table import Table
-from modelyard.serving.batching import Batcher
+from modelyard.serving.batching import Arrivals, Batcher, Gathering
 from modelyard.serving.loading import Served
 from modelyard.serving.logs import Log
 from modelyard.serving.metrics import Metrics
@@ -68,6 +68,8 @@ class Inference:
         self.own = Page.WORKERS + worker
         self.computing = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self.batcher = Batcher(self.computing, limits.rows)
+        self.arrivals = Arrivals()
+        self.gathering = Gathering(self.arrivals)
         self.shadowing = Shadowing()
         self.tracer: Tracer | None = None
         """Begins traces, where somebody wants any."""
@@ -258,7 +260,10 @@ class Taken:
                 columns = self._decode_by_previous(body, decode, error)
             self._count(columns)
             try:
-                outputs = self.generation.served.predict(columns)
+                if self._inference.gathering.worth(self.generation, columns, self.rows):
+                    outputs = await self._inference.gathering.predict(self.generation, columns, self.rows)
+                else:
+                    outputs = self.generation.served.predict(columns)
             except ModelyardError:
                 raise
             except Exception as error:

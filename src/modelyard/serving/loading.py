@@ -58,6 +58,7 @@ class Served:
         unpackers: As decoders, for tables that are larger than their bodies.
         encoders: By media type, and JSON_COLUMNS: from answer columns to a body. The JSON ones return an object.
         row_seconds: How long one row takes, measured when the model was warmed up; 0 where nobody measured.
+        joinable: Whether rows are answered the same, to the last bit, whatever rows are predicted with them.
         documents: What the package says of itself, by file name: `model.proto`, `metadata.json`.
         golden: The samples that it was compared with; they make examples that work.
         kept: What a surface has derived from the contract and the documents; it goes when the model goes.
@@ -69,6 +70,7 @@ class Served:
     encoders: Mapping[str, Callable[[Columns], bytes]]
     unpackers: Mapping[str, Unpacker] = field(default_factory=dict)
     row_seconds: float = 0.0
+    joinable: bool = False
     documents: Mapping[str, bytes] = field(default_factory=dict)
     golden: Golden | None = None
     kept: dict[str, Any] = field(default_factory=dict, compare=False)

@@ -76,6 +76,7 @@ def load(folder: Path, pickle: str | None = None) -> Served:
             PARQUET: lambda outputs: _codec("parquet").encode(outputs),
         },
         row_seconds=_row_seconds(model, golden),
+        joinable=_joinable(model, golden),
         documents={name: (folder / name).read_bytes() for name in DOCUMENTS},
         golden=golden,
     )
@@ -101,3 +102,20 @@ def _row_seconds(model: Model, golden: Golden) -> float:
         model.predict_checked(row)
         best = min(best, time.perf_counter() - started)
     return best
+
+
+def _joinable(model: Model, golden: Golden) -> bool:
+    """Say whether each row of the samples is answered the same alone, with some others, and with all of them.
+
+    A tree does; a network may not, since a matrix product adds up in another order for another number of rows.
+    """
+    inputs = golden.inputs
+    rows = len(next(iter(inputs.values())))
+    together = model.predict_checked(inputs)
+    for size in {1, 2, 3} - {rows}:
+        for first in range(0, rows, size):
+            part = slice(first, first + size)
+            some = model.predict_checked({name: values[part] for name, values in inputs.items()})
+            if any(values.tobytes() != together[name][part].tobytes() for name, values in some.items()):
+                return False
+    return rows > 1

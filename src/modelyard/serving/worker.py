@@ -92,10 +92,18 @@ class Worker:
         self._tracer = inference.tracer = tracer_of(spec.otel_endpoint, spec.service, self._log)
         routes = routes_of(inference, self._liaison, spec.auth, spec.tls, spec.uploads, explicit=spec.explicit)
         guard = guard_of(spec.auth, self._log, hosts=spec.hosts, anonymous=spec.anonymous)
-        application = Application(routes, spec.limits, self._log, spec.worker, HttpCredentials(guard), self._tracer)
+        application = Application(
+            routes, spec.limits, self._log, spec.worker, HttpCredentials(guard), self._tracer, inference.arrivals
+        )
         tls = tls_context(spec.tls, "http/1.1") if spec.tls is not None else None
         self._server = HttpServer(
-            application, application.refusal, self._loop, spec.listening, spec.limits.body_seconds, tls
+            application,
+            application.refusal,
+            self._loop,
+            spec.listening,
+            spec.limits.body_seconds,
+            tls,
+            inference.arrivals,
         )
         self._grpc = self._grpc_server(inference, guard) if spec.grpc is not None else None
         self._accept = asyncio.Event()

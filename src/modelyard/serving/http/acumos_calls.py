@@ -150,7 +150,7 @@ class Call:
         if self._kind == "binary":
             return from_binary(operation.input, body), [], {}
         if self._kind == "json":
-            return from_json(operation.input, body), [], {}
+            return from_json(operation.input, body, max_rows=self._max_rows, aligned=aligned), [], {}
         reading = from_csv(
             operation.input, body, errors="rows" if self._by_rows else "refuse", max_rows=self._max_rows,
             aligned=aligned,

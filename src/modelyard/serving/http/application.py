@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
+from modelyard.serving.batching import Arrivals
 from modelyard.serving.http.body import BodyReader
 from modelyard.serving.http.exchange import Exchange, Headers
 from modelyard.serving.http.routing import Access, Endpoint, Request, Response, Route, Router
@@ -39,6 +40,7 @@ class Application:
         worker: Its number, from 0.
         guard: Who may do what; None lets everybody do everything.
         tracer: Begins traces; None where nobody wants any.
+        arrivals: Is told that a request is looked at; its connection has counted it.
     """
 
     def __init__(
@@ -49,16 +51,19 @@ class Application:
         worker: int,
         guard: HttpGuard | None = None,
         tracer: Tracer | None = None,
+        arrivals: Arrivals | None = None,
     ) -> None:
         self.router = Router(routes)
         self._bodies = BodyReader(limits)
         self._log = log
         self._guard = guard
         self._tracer = tracer
+        self._arrivals = arrivals or Arrivals()
         self._ids = RequestIds(worker)
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
+        self._arrivals.coming -= 1
         headers = exchange.headers
         request_id = self._ids.of(headers.get("x-request-id"))
         request: Request | None = None

@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
+from modelyard.serving.batching import Arrivals
 from modelyard.serving.http.exchange import Exchange, Headers
 from modelyard.serving.problems import HttpProblem
 
@@ -60,6 +61,8 @@ class Home(Protocol):
 
     application: Callable[[Exchange], Coroutine[None, None, None]]
     """Answers requests, whatever happens, or abandons them."""
+    arrivals: Arrivals
+    """Counts requests until the application looks at them."""
     date: bytes
     """The line that says what time it is."""
     stall_seconds: float
@@ -310,6 +313,7 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, exchange: Exchange) -> None:
         self._answering = exchange
+        self._home.arrivals.coming += 1
         self._task = self._loop.create_task(self._home.application(exchange))
 
     def _answered(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from email.utils import formatdate
 
 from modelyard.serving.accepting import Acceptor
+from modelyard.serving.batching import Arrivals
 from modelyard.serving.http.connection import Connection
 from modelyard.serving.http.exchange import Exchange, Headers
 from modelyard.serving.problems import HttpProblem
@@ -31,6 +32,7 @@ class HttpServer(Acceptor):
         descriptor: Of the listening socket, shared with other processes.
         stall_seconds: How long a client may leave an answer unread.
         tls: How connections are encrypted, or None.
+        arrivals: Counts requests until the application looks at them, which takes down that it did.
     """
 
     def __init__(
@@ -41,9 +43,11 @@ class HttpServer(Acceptor):
         descriptor: int,
         stall_seconds: float,
         tls: ssl.SSLContext | None = None,
+        arrivals: Arrivals | None = None,
     ) -> None:
         super().__init__(lambda: Connection(self, loop), loop, descriptor, tls)
         self.application = application
+        self.arrivals = arrivals or Arrivals()
         self.refusal = refusal
         self.stall_seconds = stall_seconds
         self.date = b""

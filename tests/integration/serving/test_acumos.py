@@ -208,6 +208,13 @@ def test_ten_thousand_parts_are_refused(served):
     assert (answer.status, answer.json["type"]) == (413, "urn:modelyard:problem:too-large")
 
 
+def test_more_rows_than_allowed_are_refused_in_json(served):
+    body = '{"rows":[' + ",".join(["{}"] * 100_001) + "]}"
+    answer = served.request("POST", "/model/methods/predict", body, content_type="application/json")
+    assert (answer.status, answer.json["type"]) == (413, "urn:modelyard:problem:too-many-rows")
+    assert send(served, "/getBinaryJSONDefault", ("jsonFile", body)).status == 413
+
+
 def test_a_part_larger_than_allowed_is_refused_and_told(served):
     answer = send(served, "/getBinary", ("csvFile", "operand\n1\n"), ("proto", b"/" * 300_000))
     assert answer.status == 413

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.packages.test_codecs import ALL, ROWS, columns_of, same
 
 from modelyard.data import Field
-from modelyard.errors import ContractError
+from modelyard.errors import ContractError, TooManyRowsError
 from modelyard.packages.codecs.proto import render
 from modelyard.packages.codecs.proto_bridge import Bridge, fits, own_operation
 from modelyard.packages.codecs.proto_csv import from_csv
@@ -201,6 +203,62 @@ def test_values_are_held_to_the_contract() -> None:
     with pytest.raises(ContractError, match="more than 1 rows"):
         bridge.columns(from_json(bridge.operation.input, '{"rows": [{}, {}]}'), max_rows=1)
     assert bridge.columns(from_json(bridge.operation.input, "{}"))["n"].shape == (0,)
+
+
+def calls_of_the_library(kind: Any, text: str, **limits: Any) -> tuple[int, type[Exception] | None]:
+    """Return how many calls of protobuf's JSON reader a text costs, and how it ends."""
+    calls, failed = 0, None
+
+    def count(frame: Any, event: str, _: Any) -> None:
+        nonlocal calls
+        calls += event == "call" and frame.f_code.co_filename == json_format.__file__
+
+    sys.setprofile(count)
+    try:
+        from_json(kind, text, **limits)
+    except ContractError as error:
+        failed = type(error)
+    finally:
+        sys.setprofile(None)
+    return calls, failed
+
+
+@pytest.mark.parametrize(
+    ("messages", "text", "aligned"),
+    [
+        ("message In { repeated R rows = 1; } message R { string n = 1; }", '{"rows": [%s]}', False),
+        ("message In { repeated R the_rows = 1; } message R { string n = 1; }", '{"the_rows": [%s]}', False),
+        ("message In { repeated R the_rows = 1; } message R { string n = 1; }", '{"theRows": [%s]}', False),
+        ("message In { T t = 1; } message T { repeated R rows = 1; } message R { }", '{"t": {"rows": [%s]}}', False),
+        ("message In { repeated string n = 1; }", '{"n": [%s]}', True),
+        (
+            'import "google/protobuf/struct.proto"; message In { google.protobuf.ListValue n = 1; }',
+            '{"n": [%s]}',
+            False,
+        ),
+    ],
+)
+def test_rows_are_counted_before_the_library_reads_one(messages: str, text: str, aligned: bool) -> None:
+    kind = operation(f"{messages} message Out {{ }}").input
+    element = '""' if aligned else "{}"
+    within, over = (text % ",".join([element] * rows) for rows in (5, 6))
+    assert calls_of_the_library(kind, over, max_rows=5, aligned=aligned) == (0, TooManyRowsError)
+    calls, failed = calls_of_the_library(kind, within, max_rows=5, aligned=aligned)
+    assert calls > 5
+    assert failed is None
+    assert calls_of_the_library(kind, over)[1] is None
+
+
+def test_an_array_at_the_root_is_counted_too() -> None:
+    kind = operation('import "google/protobuf/struct.proto"; message In { google.protobuf.ListValue n = 1; } '
+                     "message Out { }").input.fields[0].message_type  # fmt: skip
+    assert calls_of_the_library(kind, "[{}, {}]", max_rows=1) == (0, TooManyRowsError)
+    assert calls_of_the_library(kind, "[{}]", max_rows=1)[1] is None
+
+
+def test_values_of_one_record_are_no_rows() -> None:
+    kind = operation("message In { repeated double pixels = 1; } message Out { }").input
+    assert calls_of_the_library(kind, '{"pixels": [1, 2, 3]}', max_rows=1)[1] is None
 
 
 @pytest.mark.parametrize(

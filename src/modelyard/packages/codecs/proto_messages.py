@@ -19,7 +19,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, EncodeError, Message
 
 from modelyard.errors import ContractError
-from modelyard.packages.contract import shown
+from modelyard.packages.contract import limit_rows, shown
 
 __all__ = ["MAXIMUM_NESTING", "Names", "from_binary", "from_json", "is_map", "new_message", "round_single", "to_binary",
            "to_json", "type_name"]  # fmt: skip
@@ -89,19 +89,31 @@ def to_binary(message: Message) -> bytes:
         raise _incomplete(message) from None
 
 
-def from_json(kind: Descriptor, body: str | bytes | bytearray | memoryview, *, ignore_unknown: bool = False) -> Message:
+def from_json(
+    kind: Descriptor,
+    body: str | bytes | bytearray | memoryview,
+    *,
+    ignore_unknown: bool = False,
+    max_rows: int | None = None,
+    aligned: bool = False,
+) -> Message:
     """Return the message that proto3 JSON holds, with names in camelCase or as the file has them.
 
     Args:
         kind: Of the message.
         body: In UTF-8; a byte order mark is skipped.
         ignore_unknown: Leave out keys that the message does not know; False refuses them, as protobuf does.
+        max_rows: How many rows a request may have; None for any number. They are counted before they are read.
+        aligned: Whether the message holds columns side by side, so that their values are rows too.
 
     Raises:
+        TooManyRowsError: It has more rows.
         ContractError: It is not JSON, or a value does not fit; `where` names it, such as `PredictIn.rows[3].age`.
     """
     remedy = f"Send the message {kind.name} in proto3 JSON."
     value = _loaded(body, remedy)
+    if max_rows is not None:
+        _limit_rows(kind, value, max_rows, aligned)
     if not isinstance(value, dict) and kind.file.package != _OWN_FORM:
         raise ContractError(f"Expected an object; got {shown(value)}.", where=kind.name, remedy=remedy)
     message = new_message(kind)
@@ -202,6 +214,29 @@ def _loaded(body: str | bytes | bytearray | memoryview, remedy: str) -> Any:
     except ValueError:
         raise ContractError("The body holds a number that is too long.", remedy=remedy) from None
     return value
+
+
+def _limit_rows(kind: Descriptor, value: Any, max_rows: int, aligned: bool) -> None:
+    """Raise TooManyRowsError for a list that holds more messages, or values of a column, than a request may have rows.
+
+    The library takes microseconds for each, so a text is refused before it looks at one.
+    """
+    level = [(kind, value)]
+    while level:
+        message, one = level.pop()
+        if isinstance(one, list):
+            # What the JSON form of `google.protobuf.ListValue` is.
+            limit_rows(len(one), max_rows)
+        if not isinstance(one, dict):
+            continue
+        for field in message.fields:
+            for name in {field.name, field.json_name} & one.keys():
+                inner = one[name]
+                if not field.is_repeated:
+                    if field.message_type is not None:
+                        level.append((field.message_type, inner))
+                elif isinstance(inner, list) and (aligned or field.message_type is not None):
+                    limit_rows(len(inner), max_rows)
 
 
 def _parse(value: Any, message: Message, ignore_unknown: bool) -> bool:

@@ -43,6 +43,8 @@ SMALL_REST = 64 * 1024
 """A body that is answered before its end is read to it and dropped where so little is missing."""
 HELD_HIGH = 256 * 1024
 """Bytes of a body that wait for whoever reads it, before the client has to."""
+PORTION = 16 * 1024
+"""How much is parsed before it is looked whether requests wait already: each costs more than its bytes."""
 JOINED = 64 * 1024
 
 _NAMES: Final[dict[bytes, str]] = {}
@@ -53,6 +55,9 @@ _MOST_PATHS = 512
 _SHORT = 256
 _STATUS: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _CLOSE = ("connection", "close")
+_WISH = frozenset({b"connection", b"upgrade", b"http2-settings"})
+_ENDS = re.compile(rb"(?:^|,)[ \t]*close[ \t]*(?:,|$)", re.IGNORECASE)
+_AUTHORITY = re.compile(r"https?://([^/?#@]+)((?:[/?#].*)?)", re.IGNORECASE)
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ /")
 
 
@@ -103,9 +108,11 @@ class Connection(asyncio.Protocol):
         self._since = loop.time()
         self._unsent = 0
         self._unsent_since = 0.0
-        self._used = self._in_head = self._unread = self._unwritten = False
-        # No request after these; no byte is read any more; the answer that ends it was sent; it is being closed.
-        self._last = self._deaf = self._ended = self._closing = False
+        self._unfed = b""
+        self._used = self._in_head = self._fresh = self._unread = self._unwritten = self._cut = False
+        # No request after these; not even one that has come; no byte is read any more; the answer that ends it was
+        # sent; it is being closed.
+        self._last = self._final = self._deaf = self._ended = self._closing = False
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._parsed = self._received = 0
@@ -121,6 +128,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio gives it)
         """Tell whoever still reads a body; an answer that is still computed is dropped."""
         self._closing = True
+        self._unfed = b""
         self._lose_body()
         self._waiting.clear()
         # They refer to each other, and what is frozen at a swap is never searched for cycles again.
@@ -138,25 +146,70 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Answer what has come, then end: a client may close its half of the connection after its request."""
+        if self._unfed:
+            self._cut = True
+            return True
         self._last = True
         self._lose_body()
-        return not self._closing and (self._answering is not None or bool(self._waiting))
+        answering = self._answering is not None and not self._answering.answered
+        return not self._closing and (answering or bool(self._waiting))
 
     def data_received(self, data: bytes) -> None:
         """Read what came."""
         if self._deaf:
             return
-        began = self._in_head
+        if self._unfed:
+            self._unfed += data
+        else:
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Parse, and keep as it is what comes after a request that has to wait."""
+        at = 0
+        while at < len(data) and not self._deaf:
+            if self._waiting:
+                self._unfed = data[at:]
+                self._pause()
+                return
+            end = at + self._portion()
+            piece = data if not at and len(data) <= end else data[at:end]
+            self._fresh = False
+            at += self._parse(piece)
+            if self._in_head and self._fresh:
+                self._since = self._loop.time()
+            elif self._in_head or self._receiving is not None:
+                self._count(len(piece))
+
+    def _portion(self) -> int:
+        """Return how much to parse: what is known to be body is not cut."""
+        exchange = self._receiving
+        if exchange is None or "content-length" not in exchange.headers:
+            return PORTION
+        return max(PORTION, int(exchange.headers["content-length"]) - exchange.received)
+
+    def _parse(self, piece: bytes) -> int:
+        """Give bytes to the parser; return how many it took."""
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(piece)
         except HttpParserUpgrade as upgrade:
-            self._stay(data[upgrade.args[0] :])
+            used: int = upgrade.args[0]
+            self._stay()
+            return used
         except HttpParserError as error:
-            self._refuse(_problem_of(error, data))
-        if self._in_head and not began:
-            self._since = self._loop.time()
-        elif self._in_head or self._receiving is not None:
-            self._count(len(data))
+            self._refuse(_problem_of(error, piece))
+        return len(piece)
+
+    def _feed_rest(self) -> None:
+        """Parse what was kept."""
+        data, self._unfed = self._unfed, b""
+        self._feed(data)
+        if self._waiting or self._unfed:
+            return
+        if self._cut:
+            if not self.eof_received():
+                self._close()
+        elif self._receiving is None or self._receiving.reading or self._receiving.held <= HELD_HIGH:
+            self._resume()
 
     def _count(self, size: int) -> None:
         """Count bytes that neither end a head nor belong to a body: the parser keeps them, also those of a trailer."""
@@ -170,7 +223,9 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Begin a head."""
-        self._in_head = True
+        if self._final or self._ended:
+            raise HttpProblem(400, "malformed", "The request comes after the last one of its connection.")
+        self._in_head = self._fresh = True
         self._target = b""
         self._fields = []
         self._parsed = self._received = 0
@@ -198,9 +253,11 @@ class Connection(asyncio.Protocol):
             return
         self._in_head = False
         headers = _headers(self._fields)
-        path, query = _PATHS.get(self._target) or _target(self._target, headers)
         if "connection" in headers or "host" not in headers or not parser.should_keep_alive():
             self._look_at_version(headers)
+        if "transfer-encoding" in headers:
+            _look_at_coding(headers["transfer-encoding"], parser.get_http_version())
+        path, query = _PATHS.get(self._target) or _target(self._target, headers)
         exchange = self._receiving = Exchange(self, parser.get_method().decode("ascii"), path, query, headers)
         if self._answering is None and not self._unwritten:
             self._begin(exchange)
@@ -214,7 +271,10 @@ class Connection(asyncio.Protocol):
             raise HttpProblem(505, "version", "This version of HTTP is not spoken.", remedy="Send HTTP/1.1.")
         if version == "1.0" or not self._parser.should_keep_alive():
             # HTTP/1.0 keeps a connection only where both say so.
-            self._last = True
+            self._last = self._final = True
+        if version == "1.0":
+            # It knows no answer before the answer (RFC 9110, section 10.1.1).
+            headers.pop("expect", None)
         if version == "1.1" and "host" not in headers:
             raise HttpProblem(400, "malformed", "The request does not say which host it asks.")
 
@@ -253,7 +313,7 @@ class Connection(asyncio.Protocol):
             self._last = True
         if _CLOSE in headers:
             self._ended = True
-        elif self._last and not self._waiting:
+        elif self._last and not self._waiting and not self._unfed:
             self._ended = True
             headers = [*headers, _CLOSE]
         self._write(status, headers, body, empty=exchange.method == "HEAD")
@@ -288,7 +348,7 @@ class Connection(asyncio.Protocol):
         if self._closing:
             if quiet > LINGER_SECONDS:
                 self._transport.abort()
-        elif self._in_head:
+        elif self._in_head and not self._unread:
             if quiet > HEAD_SECONDS:
                 self._refuse(HttpProblem(408, "timeout", f"The request did not arrive within {HEAD_SECONDS:g} s."))
         elif self._answering is None:
@@ -306,7 +366,7 @@ class Connection(asyncio.Protocol):
     def drain(self) -> None:
         """End it when what it asked is answered."""
         self._last = True
-        if self._used and self._answering is None and not self._in_head and not self._waiting:
+        if self._used and self._answering is None and not (self._in_head or self._waiting or self._unfed):
             self._close()
 
     # The way of a request
@@ -334,23 +394,28 @@ class Connection(asyncio.Protocol):
         else:
             self._resume()
 
-    def _stay(self, rest: bytes) -> None:
+    def _stay(self) -> None:
         """Read a request whose client would rather speak another protocol: a server need not take that up.
 
         The parser leaves such a request's body to the other protocol, so it gets the head once more, without the wish.
         """
-        wish = (b"connection", b"upgrade", b"http2-settings")
-        method = self._parser.get_method()
-        fields = [b"%b: %b\r\n" % field for field in self._fields if field[0].lower() not in wish]
-        head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, self._target, b"".join(fields))
+        parser = self._parser
+        method, version = parser.get_method(), parser.get_http_version().encode()
+        kept = [field for field in self._fields if field[0].lower() not in _WISH]
+        if any(name.lower() == b"connection" and _ENDS.search(value) for name, value in self._fields):
+            kept.append((b"connection", b"close"))
+        fields = b"".join([b"%b: %b\r\n" % field for field in kept])
         self._parser = HttpRequestParser(self)
         if method == b"CONNECT":
             self._refuse(HttpProblem(405, "method", "This is no proxy.", headers=(("allow", "GET, HEAD, POST"),)))
         else:
-            self.data_received(head + rest)
+            self._parse(b"%b %b HTTP/%b\r\n%b\r\n" % (method, self._target, version, fields))
 
     def _refuse(self, problem: HttpProblem) -> None:
         """Read no more; what came before is answered, and where there is nothing, the problem is told."""
+        self._unfed = b""
+        if self._closing:
+            return
         self._last = self._deaf = True
         self._in_head = False
         receiving = self._receiving
@@ -390,7 +455,10 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if self._unread and not self._closing:
+        if self._unfed:
+            # Not from within the answer to another: each would stand on the stack of the one before.
+            self._loop.call_soon(self._feed_rest)
+        elif self._unread and not self._closing:
             self._unread = False
             self._transport.resume_reading()
 
@@ -404,6 +472,7 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         self._since = self._loop.time()
+        self._unfed = b""
         if linger and self._transport.can_write_eof():
             self._resume()
             self._transport.write_eof()
@@ -463,13 +532,27 @@ def _headers(fields: list[tuple[bytes, bytes]]) -> dict[str, str]:
     return headers
 
 
+def _look_at_coding(coding: str, version: str) -> None:
+    """Refuse what would have to be undone before a body is what its client means (RFC 9112, section 6.1)."""
+    codings = [name.strip().lower() for name in coding.split(",")]
+    if version != "1.1" or codings[-1] != "chunked":
+        raise HttpProblem(400, "malformed", "The request does not say where its body ends.")
+    if len(codings) > 1:
+        raise HttpProblem(
+            501, "transfer-encoding", "Bodies are taken in chunks alone.", remedy="Say content-encoding: gzip instead."
+        )
+
+
 def _target(target: bytes, headers: dict[str, str]) -> tuple[str, str]:
     """Return path and query; a whole URL (RFC 9112, section 3.2.2) says the host too."""
     text = target.decode("latin-1")
-    if not text.startswith("/") and "://" in text:
-        host, slash, rest = text.partition("://")[2].partition("/")
-        headers["host"] = host
-        text = slash + rest or "/"
+    if not text.startswith("/") and text != "*":
+        whole = _AUTHORITY.fullmatch(text)
+        if whole is None:
+            raise HttpProblem(400, "malformed", "The target of the request is neither a path nor a URL of HTTP.")
+        headers["host"], text = whole.groups()
+        if not text.startswith("/"):
+            text = "/" + text
         target = b""
     path, _, query = text.partition("?")
     if "%" in path:

@@ -216,6 +216,76 @@ def test_a_wish_for_another_protocol_is_not_taken_up_and_the_body_is_kept(front,
         assert one_of(wire)[1] == b"again"
 
 
+@pytest.mark.parametrize(
+    ("version", "connection"), [(b"1.1", b"upgrade, Close"), (b"1.0", b"upgrade"), (b"1.0", b"upgrade, keep-alive")]
+)
+def test_who_wishes_for_another_protocol_and_an_end_gets_the_end(front, version, connection):
+    fields = (b"connection: " + connection, b"upgrade: h2c")
+    answer = front.ask(post(b"/echo", b"body", *fields, version=version) + post(b"/echo", b"more"))
+    assert answer.count(b"HTTP/1.1 200") == 1
+    assert answer.endswith(b"body")
+    assert len(front.asked) == 1
+
+
+@pytest.mark.parametrize("fields", [[], [b"connection: upgrade", b"upgrade: h2c"]])
+def test_as_many_requests_as_a_client_likes_may_be_sent_ahead(front, fields):
+    """Reads that end within heads are no long head, and none of them stands on the stack of another."""
+    request = post(b"/echo", b"", *fields)
+    with front.connect() as wire:
+        sender = threading.Thread(target=wire.sendall, args=(request * 4_000 + post(b"/echo", b"z", CLOSE),))
+        sender.start()
+        answers = all_of(wire)
+        sender.join(5)
+    assert answers.count(b"HTTP/1.1 200 OK") == 4_001
+
+
+def test_bodies_that_are_sent_ahead_come_whole(front):
+    bodies = [bytes([65 + number]) * size for number, size in enumerate([1, 100_000, 17_000, 3, 700_000, 20, 5])]
+    requests = [post(b"/slow", body) for body in bodies]
+    with front.connect() as wire:
+        sender = threading.Thread(target=wire.sendall, args=(b"".join(requests) + post(b"/echo", b"", CLOSE),))
+        sender.start()
+        answers = all_of(wire)
+        sender.join(5)
+    assert [part.partition(b"\r\n\r\n")[2] for part in answers.split(b"HTTP/1.1 200 OK\r\n")[1:]] == [*bodies, b""]
+
+
+def test_what_is_sent_ahead_waits_as_bytes_and_not_as_requests(front):
+    with front.connect() as wire:
+        wire.sendall(post(b"/slow", b"") + post(b"/echo", b"") * 3_000 + post(b"/echo", b"", CLOSE))
+        while not front.asked:
+            time.sleep(0.01)
+        (waiting,) = [len(client._waiting) for client in front.server.clients]
+        assert all_of(wire).count(b"HTTP/1.1 200 OK") == 3_002
+    assert 0 < waiting <= module.PORTION / len(post(b"/echo", b""))
+
+
+def test_a_head_that_waits_behind_others_is_not_slow(hurried, front):
+    with front.connect() as wire:
+        wire.sendall(b"".join(post(b"/slow", b"", b"x: " + b"a" * 6_000) for _ in range(5)))
+        for _ in range(5):
+            assert one_of(wire)[0].startswith(b"HTTP/1.1 200")
+
+
+def test_http_1_0_gets_no_answer_before_its_answer(front):
+    with front.connect() as wire:
+        wire.sendall(post(b"/echo", b"body", b"expect: 100-continue", version=b"1.0")[:-4])
+        while not front.asked:
+            time.sleep(0.01)
+        wire.sendall(b"body")
+        assert all_of(wire).startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_that_ends_after_an_early_answer_is_waited_for_no_longer(front):
+    with front.connect() as wire:
+        wire.sendall(post(b"/early", b"x" * 1000)[:-500])
+        one_of(wire)
+        wire.shutdown(socket.SHUT_WR)
+        started = time.monotonic()
+        assert all_of(wire) == b""
+        assert time.monotonic() - started < module.LINGER_SECONDS / 2
+
+
 def test_who_expects_to_be_told_is_told_to_go_on(front):
     with front.connect() as wire:
         wire.sendall(post(b"/echo", b"body", b"expect: 100-continue")[:-4])
@@ -302,6 +372,25 @@ def test_a_connection_is_kept_where_http_1_1_says_so(front, version, connection)
         (b"GET / HTTP/1.1\r\n" + HOST + b"content-length: 3\r\ncontent-length: 4\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n" + HOST + b"x : y\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n" + HOST + b"x: a\x00b\r\n\r\n", 400),
+        *(
+            (b"POST / HTTP/1.1\r\n" + HOST + b"transfer-encoding: " + coding + b"\r\n\r\n0\r\n\r\n", status)
+            for coding, status in [
+                (b"xchunked", 400),
+                (b"chunked, identity", 400),
+                (b"identity", 400),
+                (b'"chunked"', 400),
+                (b"", 400),
+                (b"chunked;x=1", 400),
+                (b"chunked,", 400),
+                (b"chunked\r\ntransfer-encoding: chunked", 400),
+                (b"gzip, chunked", 501),
+            ]
+        ),
+        (b"POST / HTTP/1.0\r\n" + HOST + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"GET http://me@other/ HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET http:///a HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET ftp://other/a HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET http://other/a HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/2.0\r\n\r\n", 505),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 400),
@@ -341,6 +430,12 @@ def test_a_whole_url_says_which_host_is_asked(front):
     front.ask(b"GET http://other:81/a%20b?c=%20 HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n\r\n")
     ((method, path, query, headers),) = front.asked
     assert (method, path, query, headers["host"]) == ("GET", "/a b", "c=%20", "other:81")
+
+
+@pytest.mark.parametrize(("target", "path", "query"), [(b"?a=/b", "/", "a=/b"), (b"", "/", ""), (b"/a?b", "/a", "b")])
+def test_a_whole_url_ends_its_host_where_urls_do(front, target, path, query):
+    front.ask(b"GET HTTP://other" + target + b" HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n\r\n")
+    assert [(*asked[1:3], asked[3]["host"]) for asked in front.asked] == [(path, query, "other")]
 
 
 def test_paths_are_remembered_without_their_queries(front):

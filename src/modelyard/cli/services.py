@@ -48,7 +48,8 @@ def up(
     def started(state: ServiceState) -> None:
         if not as_json:
             places = state.url if state.grpc is None else f"{state.url}  grpc {state.grpc}"
-            click.echo(f"{state.environment:<12} {places}  {', '.join(state.serving) or 'nothing released yet'}")
+            nothing = f"nothing {'loaded' if explicit else 'released'} yet"
+            click.echo(f"{state.environment:<12} {places}  {', '.join(state.serving) or nothing}")
 
     states = yard_of(ctx).services.up(
         environments, port=port, grpc_port=grpc_port, timeout=timeout, explicit=explicit, started=started

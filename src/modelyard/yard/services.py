@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import http.client
+import itertools
 import json
 import os
 import re
@@ -223,7 +224,7 @@ class Services:
             NotFoundError: No blueprint has such an environment.
             InputError: The project is in no Git repository.
             RunError: A service ended, can't serve what is released, or was not ready in time; its log says more.
-            BusyError: The service runs already, and on other ports than those asked for.
+            BusyError: A port is taken, or the service runs already, and otherwise than asked for.
         """
         chosen = tuple(environments) or self.environments()
         ports = {"--port": port, "--grpc-port": grpc_port}
@@ -234,12 +235,11 @@ class Services:
             self.check(environment, explicit=explicit)
         # Asked here, so that a project outside Git is told at once, and no service is left that can serve nothing.
         _ = self._yard.center
-        processes: dict[str, subprocess.Popen[bytes]] = {}
+        stopped = [name for name in chosen if self.state(name).state == "stopped"]
         for name in chosen:
-            if self.state(name).state == "stopped":
-                processes[name] = self._spawn(name, explicit, asked)
-            else:
-                self._check_ports(name, asked)
+            if name not in stopped:
+                self._check_running(name, asked, explicit=explicit)
+        processes = {name: self._spawn(name, explicit, asked) for name in stopped}
         states = []
         for environment in chosen:
             states.append(self._wait(environment, processes.get(environment), timeout))
@@ -331,9 +331,16 @@ class Services:
         if environment not in known:
             raise _unknown(environment, known)
 
-    def _check_ports(self, environment: str, asked: Mapping[str, int]) -> None:
-        """Raise BusyError where a service runs on other ports."""
+    def _check_running(self, environment: str, asked: Mapping[str, int], *, explicit: bool) -> None:
+        """Raise BusyError where a service runs on other ports, or is controlled otherwise."""
         client = self.client(environment)
+        status = self.status(environment)
+        if status is not None and (status.control == "explicit") is not explicit:
+            does = "follows no releases" if status.control == "explicit" else "follows releases"
+            raise BusyError(
+                f"The service of {environment} runs already, and {does}.",
+                remedy=f"Run `modelyard down {environment}` first.",
+            )
         has = {"--port": client.url, "--grpc-port": client.grpc}
         for option, number in asked.items():
             place = has[option]
@@ -362,7 +369,7 @@ class Services:
     def _wait(self, environment: str, process: subprocess.Popen[bytes] | None, timeout: float) -> ServiceState:
         deadline = time.monotonic() + timeout
         log = self.log_file(environment)
-        obstacle = None
+        obstacle = alone = None
         while time.monotonic() < deadline:
             state = self.state(environment)
             if state.state == "ready":
@@ -371,9 +378,18 @@ class Services:
                 # It may pass: the service goes on trying. Nobody should wait long for what seldom passes.
                 deadline = min(deadline, time.monotonic() + PATIENCE)
             obstacle = state.obstacle
-            # One that ended because another had just been started leaves the place to that one.
-            if process is not None and process.poll() not in (None, BusyError.exit_code):
-                raise RunError(f"The service of {environment} ended: {_last_error(log)}", remedy=f"Its log: {log}")
+            code = process.poll() if process is not None else None
+            if code not in (None, BusyError.exit_code):
+                what, remedy = _last_error(log)
+                raise RunError(f"The service of {environment} ended: {what}", remedy=f"{remedy} Its log: {log}".strip())
+            # One that ended because another had just been started leaves the place to that one, if there is one.
+            if code is None or state.state != "stopped":
+                alone = None
+            elif alone is None:
+                alone = time.monotonic()
+            elif time.monotonic() > alone + PATIENCE:
+                what, remedy = _last_error(log)
+                raise BusyError(f"The service of {environment} can't start: {what}", remedy=remedy or f"Its log: {log}")
             time.sleep(0.05)
         if obstacle is not None:
             raise RunError(
@@ -407,8 +423,12 @@ def _credentials() -> dict[str, str]:
     return {"X-API-Key": key} if key else {}
 
 
-def _last_error(log: Path) -> str:
-    """Return the last error in a log, else its last line; the lines after an error are its remedy."""
+def _last_error(log: Path) -> tuple[str, str]:
+    """Return the last error in a log and its remedy, which is what follows it; else its last line."""
     with storage_errors(log):
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
-    return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), lines[-1])
+    for at in range(len(lines) - 1, -1, -1):
+        if lines[at].startswith("error: "):
+            remedy = itertools.takewhile(lambda line: line.startswith("  "), lines[at + 1 :])
+            return lines[at].removeprefix("error: "), " ".join(line.strip() for line in remedy)
+    return lines[-1], ""

@@ -69,6 +69,36 @@ def test_a_service_in_the_background_has_the_ports_that_it_was_given(project: Pa
     assert "--grpc-port" in modelyard(project, "up", "--grpc-port=0", code=2).stderr
 
 
+def test_a_port_that_somebody_else_has_is_told_with_the_remedy_and_long_before_the_timeout(project: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        told = modelyard(project, "up", "dev", f"--port={port}", "--timeout=120", code=5).stderr
+    assert f"127.0.0.1:{port} can't be listened on" in told
+    assert "Choose another port" in told
+    assert "not ready within" not in told
+
+
+def test_a_service_that_runs_is_not_taken_for_one_that_is_controlled_otherwise(running: Path) -> None:
+    told = modelyard(running, "up", "dev", "--explicit", code=5).stderr
+    assert "follows releases" in told
+    assert "modelyard down dev" in told
+    modelyard(running, "down", "dev")
+    assert "nothing loaded yet" in modelyard(running, "up", "lab", "--explicit").stdout
+    modelyard(running, "up", "dev", "--explicit")
+    assert "follows no releases" in modelyard(running, "up", "dev", code=5).stderr
+
+
+def test_what_keeps_a_service_from_starting_is_told_with_its_remedy(project: Path) -> None:
+    settings = project / "modelyard.toml"
+    settings.write_text('serve_host = "0.0.0.0"\n')
+    try:
+        told = modelyard(project, "up", "dev", code=7).stderr
+    finally:
+        settings.unlink()
+    assert "may not listen on '0.0.0.0'" in told
+    assert "serve_keys" in told
+
+
 def predict(project: Path, body: object, code: int = 0) -> str:
     file = project.parent / "rows.json"
     file.write_text(json.dumps(body))

@@ -227,6 +227,11 @@ class Center:
             model = snapshot.registry.model(name)
             target = to or rollback_target(model, environment)
             if target is None:
+                known = policy_for(name, self._policy).environments
+                if environment not in known:
+                    what = f"There is no environment {environment!r}."
+                    there = f"There are {', '.join(known)}; the committed blueprint says which."
+                    raise RefusedError(what, where=name, remedy=there)
                 what = f"No other version of {name} was live in {environment} before."
                 raise RefusedError(what, where=name, remedy="Release another version.")
             live = model.live.get(environment)

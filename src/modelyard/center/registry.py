@@ -197,7 +197,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         """
         found = self.versions.get(bare(version))
         if found is None:
-            raise NotFoundError(f"{self.name} has no version {version}.", remedy=_nearest(bare(version), self.versions))
+            raise NotFoundError(
+                f"{self.name} has no version {version}.", remedy=_nearest(bare(version), self.versions, "v")
+            )
         return found
 
     def newest(self, state: State) -> VersionState | None:
@@ -238,11 +240,11 @@ class Registry(msgspec.Struct, frozen=True):
         return model.live.get(environment) if model else None
 
 
-def _nearest(name: str, known: Mapping[str, object]) -> str:
+def _nearest(name: str, known: Mapping[str, object], prefix: str = "") -> str:
     near = difflib.get_close_matches(name, known, n=1)
     if near:
-        return f"Did you mean {near[0]}?"
-    return f"There are {', '.join(known)}." if known else "Submit one with `modelyard submit`."
+        return f"Did you mean {prefix}{near[0]}?"
+    return f"There are {', '.join(prefix + one for one in known)}." if known else "Submit one with `modelyard submit`."
 
 
 class Story(msgspec.Struct, frozen=True):

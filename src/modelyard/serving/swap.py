@@ -67,7 +67,7 @@ class Swapper:
         if record is None or record.previous is None:
             raise NotFoundError(
                 f"There is no previous generation of {model!r} to roll back to.",
-                remedy="Release the version that you want.",
+                remedy="Release the version that you want, or swap to it where no releases are followed.",
             )
         wanted = record.previous
 

@@ -39,7 +39,7 @@ def write_template(folder: Path, template: str) -> list[Path]:
         ]
     if clash:
         raise InputError(
-            f"{', '.join(clash)} exists already; nothing was written.",
+            f"{', '.join(clash)} {'exist' if len(clash) > 1 else 'exists'} already; nothing was written.",
             where=str(folder),
             remedy="Choose an empty folder, or move the file away.",
         )

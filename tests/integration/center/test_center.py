@@ -110,6 +110,13 @@ def test_a_rollback_holds_until_it_is_lifted(project: Any) -> None:
     assert manager.release("digits", "dev", "1.1.0").version == "1.1.0"
 
 
+def test_a_rollback_where_there_is_no_such_environment_names_those_there_are(project: Any) -> None:
+    project.approved()
+    with pytest.raises(RefusedError, match="There is no environment 'moon'") as told:
+        project.center("max").rollback("digits", "moon", reason="worse")
+    assert "dev" in str(told.value.remedy)
+
+
 def test_the_history_tells_who_did_what_on_which_package(project: Any) -> None:
     project.approved()
     project.center("max").release("digits", "dev", reason="for the demo")
@@ -405,7 +412,7 @@ def test_what_does_not_exist_is_named_with_the_nearest(project: Any) -> None:
     project.submit()
     with pytest.raises(NotFoundError, match="Did you mean digits"):
         project.center("max").approve("digit", "1.0.0", "")
-    with pytest.raises(NotFoundError, match=r"Did you mean 1\.0\.0"):
+    with pytest.raises(NotFoundError, match=r"Did you mean v1\.0\.0"):
         project.center("max").release("digits", "dev", "1.0.1")
     with pytest.raises(NotFoundError):
         project.center().history("nothing")

@@ -335,7 +335,7 @@ def test_a_name_nearly_right_is_answered_with_the_right_one() -> None:
     registry = Story().submit().registry
     with pytest.raises(NotFoundError, match="Did you mean digits"):
         registry.model("digts")
-    with pytest.raises(NotFoundError, match=r"Did you mean 1\.0\.0"):
+    with pytest.raises(NotFoundError, match=r"Did you mean v1\.0\.0"):
         registry.version("digits", "1.0.1")
 
 

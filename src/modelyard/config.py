@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -95,5 +95,15 @@ def load_settings(project: Path) -> Settings:
                 os.environ.get(variable, values.get(field.name)), field.type, strict=False
             )
         except msgspec.ValidationError as error:
-            raise SettingsError(f"{field.name}: {error}.", where=where) from error
+            *others, last = _words(field.type) or [""]
+            words = f"{', '.join(others)} or {last}" if others else last
+            remedy = f"Write {words}." if words else None
+            raise SettingsError(f"{field.name}: {str(error).rstrip('.')}.", where=where, remedy=remedy) from error
     return Settings(**found)
+
+
+def _words(kind: Any) -> list[str]:
+    """Return the words that a type allows, where it allows no others."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [word for part in get_args(kind) for word in _words(part)]

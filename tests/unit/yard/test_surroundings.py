@@ -51,6 +51,13 @@ def test_a_wrong_setting_is_refused_where_it_stands(
     assert (caught.value.where or "").endswith(where)
 
 
+def test_a_setting_of_a_few_words_names_them_where_it_says_another(tmp_path: Path) -> None:
+    (tmp_path / "modelyard.toml").write_text("log_level = 'loud'")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(tmp_path)
+    assert caught.value.remedy == "Write debug, info, warning or error."
+
+
 def test_the_environment_lock_says_what_the_metadata_of_each_distribution_says() -> None:
     lock = environment_lock()
     said: dict[str, str] = {}

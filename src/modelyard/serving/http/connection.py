@@ -492,7 +492,9 @@ def _problem_of(error: HttpParserError, data: bytes) -> HttpProblem:
     if isinstance(cause, HttpProblem):
         return cause
     if isinstance(error, HttpParserInvalidMethodError) and _METHOD.match(data):
-        return HttpProblem(501, "method", "Nobody knows this method here.", remedy="Send GET, HEAD or POST.")
+        return HttpProblem(
+            501, "method", "Nobody knows this method here.", remedy="GET /openapi.json says what is known."
+        )
     return HttpProblem(400, "malformed", "The request is no HTTP/1.1.")
 
 

@@ -66,6 +66,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 NICENESS = 10
+SWITCH_SECONDS = 0.0005
+"""How long a thread that prepares may hold the interpreter while the event loop waits for it."""
 ORPHAN_SECONDS = 2.0
 BEAT_SECONDS = 0.25
 PR_SET_PDEATHSIG = 1
@@ -268,6 +270,7 @@ def main() -> None:
     """Run a worker; its one argument is a WorkerSpec as JSON."""
     spec = WorkerSpec.parse(sys.argv[1])
     die_with(spec.supervisor)
+    sys.setswitchinterval(SWITCH_SECONDS)
     status = Worker(spec).run()
     sys.stdout.flush()
     # Threads that load a model or wait for a request must not hold up the exit.

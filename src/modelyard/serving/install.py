@@ -17,6 +17,7 @@ from modelyard.serving.faults import Faults
 from modelyard.serving.logs import Log
 from modelyard.serving.memory import Memory
 from modelyard.serving.pool import Pool, WorkerHandle
+from modelyard.serving.priority import at_low_priority
 from modelyard.serving.state import GenerationRecord, SlotRecord
 from modelyard.serving.wire import Abort, Named
 
@@ -120,9 +121,13 @@ class Installer:
         Raises:
             ModelyardError: It can't be fetched, or is not what its manifest says.
         """
-        folder = self._fetch(package)
-        self._verify(folder)
-        return folder
+
+        def work() -> Path:
+            folder = self._fetch(package)
+            self._verify(folder)
+            return folder
+
+        return at_low_priority(work)
 
     def install(self, generation: GenerationRecord, change: Change) -> Installed:
         """Prepare a generation where it is not held yet, and commit the change.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.contracts import Columns
+from modelyard.serving.priority import lower_priority
 from modelyard.serving.slots import Generation, Slot
 from modelyard.serving.stats import Stats
 
 __all__ = ["Shadowing", "differences"]
 
 WAITING = 64
-NICENESS = 10
 LARGEST = float(np.finfo(np.float64).max)
 
 
@@ -27,7 +25,7 @@ class Shadowing:
     """Mirrors answered requests. Nobody waits for it: who comes when too many wait already is counted as dropped."""
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="shadow", initializer=_lower_priority)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="shadow", initializer=lower_priority)
         self._waiting = 0
 
     def mirror(self, shadow: Generation, columns: Callable[[], Columns], outputs: Columns, rows: int) -> None:
@@ -54,11 +52,6 @@ class Shadowing:
     def _done(self, shadow: Generation) -> None:
         self._waiting -= 1
         Slot.release(shadow)
-
-
-def _lower_priority() -> None:
-    # Linux gives each thread its own niceness.
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _compare(shadow: Generation, stats: Stats, columns: Callable[[], Columns], outputs: Columns, rows: int) -> None:

@@ -36,6 +36,7 @@ from modelyard.serving.logs import Log
 from modelyard.serving.memory import private_bytes
 from modelyard.serving.metrics import Metrics
 from modelyard.serving.observer import Observer
+from modelyard.serving.priority import lower_priority
 from modelyard.serving.slots import Generation, Slots
 from modelyard.serving.spec import WorkerSpec
 from modelyard.serving.state import GenerationRecord, Page
@@ -65,7 +66,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-NICENESS = 10
 SWITCH_SECONDS = 0.0005
 """How long a thread that prepares may hold the interpreter while the event loop waits for it."""
 ORPHAN_SECONDS = 2.0
@@ -219,8 +219,7 @@ class Worker:
 
     def _prepare(self, frame: Prepare) -> None:
         record = frame.generation
-        # Linux gives each thread its own niceness; the event loop keeps its own.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        lower_priority()
         started, before = time.perf_counter(), private_bytes()
         self._channel.send(Preparing(frame.slot, record.number))
         try:

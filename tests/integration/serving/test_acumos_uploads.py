@@ -103,6 +103,12 @@ def package(service, factor: float) -> bytes:
     return zipped(service.root / "store" / write_package(service.root / "store", factor))
 
 
+@pytest.mark.parametrize("text", ["", "// nothing\n", 'syntax = "proto3"; message A { int32 a = 1; }'])
+def test_a_proto_file_without_an_operation_is_refused_before_it_waits(explicit, text):
+    put = send(explicit, "PUT", "/proto", proto=text)
+    assert (put.status, put.json["where"]) == (422, "part 'proto'")
+
+
 def test_three_puts_make_a_service(explicit):
     """A service of nothing takes a model, a proto file and a configuration, and serves them by the client's names."""
     put = send(explicit, "PUT", "/modelrunner/model", model=onnx_file([[2.0], [0.5]]))

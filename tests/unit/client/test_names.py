@@ -20,7 +20,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 def test_public_names_are_these_and_no_others():
     """Adding a name is a decision; this list is where it is taken."""
     assert sorted(modelyard.client.__all__) == [
-        "AsyncClient", "Client", "ConflictError", "ConnectionLostError", "ForbiddenError", "InvalidRequestError",
+        "AccessDeniedError", "AsyncClient", "Client", "ConflictError", "ConnectionLostError", "InvalidRequestError",
         "ModelNotFoundError", "OverloadedError", "Prediction", "Retries", "ServerError", "ServiceError",
         "ServiceTimeoutError", "TooLargeError", "UnauthorizedError",
     ]  # fmt: skip

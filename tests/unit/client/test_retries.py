@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.client import (
+    AccessDeniedError,
     ConflictError,
     ConnectionLostError,
-    ForbiddenError,
     InvalidRequestError,
     ModelNotFoundError,
     OverloadedError,
@@ -61,7 +61,7 @@ def test_pauses_are_drawn_from_the_whole_range_below_the_bound():
         (InvalidRequestError("wrong", status=422), False, False),
         (ModelNotFoundError("missing", status=404), False, False),
         (UnauthorizedError("who?", status=401), False, False),
-        (ForbiddenError("no", status=403), False, False),
+        (AccessDeniedError("no", status=403), False, False),
         (TooLargeError("too much", status=413), False, False),
         (ConflictError("not now", status=409), False, False),
     ],
@@ -93,7 +93,7 @@ def test_impossible_retries_are_refused(impossible):
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (400, InvalidRequestError), (401, UnauthorizedError), (403, ForbiddenError), (404, ModelNotFoundError),
+        (400, InvalidRequestError), (401, UnauthorizedError), (403, AccessDeniedError), (404, ModelNotFoundError),
         (405, InvalidRequestError), (408, ServiceTimeoutError), (409, ConflictError), (413, TooLargeError),
         (415, InvalidRequestError), (422, InvalidRequestError), (429, OverloadedError), (500, ServerError),
         (502, ServerError), (503, OverloadedError), (504, ServiceTimeoutError), (301, ServerError),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from modelyard.errors import RefusedError
+from modelyard.errors import ContractError, RefusedError
 from modelyard.files import write_atomically
 from modelyard.serving.asking import Staged, StagePart
 from modelyard.serving.http.acumos import ANSWERS, OCTETS, PREFIXES, PROTO_BYTES, by_rows, parsed, query_of
@@ -103,7 +103,13 @@ class AcumosUploads:
         with self._inference.admitted():
             async with open_form(request, {"proto": PROTO_BYTES}) as form:
                 text = form.part("proto")
-            await parsed(text, self._inference.log, request)
+            schema = await parsed(text, self._inference.log, request)
+            if not schema.operations:
+                raise ContractError(
+                    "The proto file has no operation.",
+                    where="part 'proto'",
+                    remedy="Declare a service with an rpc that does not stream.",
+                )
             return await self._stage(request, "proto", await self._written(text))
 
     async def put_configuration(self, request: Request) -> Response:

@@ -20,6 +20,9 @@ def filter_case(context, case):
 # 504 is the right answer to who waits for less than nothing; 503 to who asks for what is being loaded.
 SETTINGS = """
 hooks = "hooks.py"
+[checks.negative_data_rejection]
+# A form of too many parts, too: what is too large is refused as well.
+expected-statuses = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429, "5xx"]
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", 503, 504]
 """

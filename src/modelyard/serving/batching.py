@@ -88,10 +88,11 @@ class Gathering:
 
     def _predict(self) -> None:
         waiting, self._waiting = self._waiting, []
-        groups: dict[tuple[int, type[Columns]], list[_Waiting]] = {}
+        # By the generation itself: two models may each have one of the same number.
+        groups: dict[tuple[Generation, type[Columns]], list[_Waiting]] = {}
         for one in waiting:
             if not one.answer.done():
-                groups.setdefault((one.generation.number, type(one.columns)), []).append(one)
+                groups.setdefault((one.generation, type(one.columns)), []).append(one)
         for group in groups.values():
             while group:
                 batch, group = _cut(group, GATHERED_ROWS)

@@ -90,6 +90,16 @@ def test_a_batch_never_crosses_generations():
     asyncio.run(conversation())
 
 
+def test_generations_of_two_models_with_the_same_number_are_not_mixed():
+    async def conversation():
+        front, one, other = Front(), Model(1), Model(1)
+        asked = [front.come(model, value) for model, value in ((one, 1.0), (other, 2.0), (one, 3.0), (other, 4.0))]
+        assert await asyncio.gather(*asked) == [[2.0], [4.0], [6.0], [8.0]]
+        assert (one.batches, other.batches) == ([[1.0, 3.0]], [[2.0, 4.0]])
+
+    asyncio.run(conversation())
+
+
 def test_many_rows_are_cut_and_large_requests_go_alone():
     async def conversation():
         front, model = Front(), Model()

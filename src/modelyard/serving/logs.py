@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["LEVELS", "Level", "Log", "log_about"]
+__all__ = ["LEVELS", "Level", "Log", "log_about", "told_about"]
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: dict[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -27,6 +27,11 @@ def log_about(**fields: Any) -> Iterator[None]:
         yield
     finally:
         _about.reset(token)
+
+
+def told_about() -> dict[str, Any]:
+    """Return the fields that `log_about` puts into every line of this thread, or task, at this moment."""
+    return dict(_about.get() or {})
 
 
 class Log:

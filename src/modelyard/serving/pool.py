@@ -18,7 +18,7 @@ from modelyard.errors import ModelyardError, RunError, WorkerLostError
 from modelyard.records import Failure
 from modelyard.serving.asking import ControlReply, ControlRequest
 from modelyard.serving.board import Board
-from modelyard.serving.logs import Log
+from modelyard.serving.logs import Log, told_about
 from modelyard.serving.spec import STAGED, ServiceSpec, WorkerSpec
 from modelyard.serving.state import GenerationRecord, Page
 from modelyard.serving.tracing import Origin
@@ -87,7 +87,7 @@ class WorkerHandle:
         """
         deadline = time.monotonic() + timeout
         began = False
-        self.channel.send(Prepare(slot, index, generation))
+        self.channel.send(Prepare(slot, index, generation, told_about()))
         while True:
             try:
                 answer = self.answers.get(timeout=max(deadline - time.monotonic(), 0.0))

@@ -74,11 +74,15 @@ class Announce(Frame, frozen=True, tag=True):
 
 
 class Prepare(Frame, frozen=True, tag=True):
-    """To a worker: load a generation beside the one that answers, warm it up, compare its golden outputs."""
+    """To a worker: load a generation beside the one that answers, warm it up, compare its golden outputs.
+
+    `about` names, in the log's lines, the request that asked for it: its id and its trace.
+    """
 
     slot: str
     index: int
     generation: GenerationRecord
+    about: dict[str, str]
 
 
 class Abort(Frame, frozen=True, tag=True):

@@ -32,7 +32,7 @@ from modelyard.serving.http.surfaces import routes_of
 from modelyard.serving.inference import Inference
 from modelyard.serving.liaison import Liaison
 from modelyard.serving.loading import Loader, Served, loader_of
-from modelyard.serving.logs import Log
+from modelyard.serving.logs import Log, log_about
 from modelyard.serving.memory import private_bytes
 from modelyard.serving.metrics import Metrics
 from modelyard.serving.observer import Observer
@@ -218,6 +218,10 @@ class Worker:
         self._channel.send(Loaded(holds, failures, time.perf_counter() - started))
 
     def _prepare(self, frame: Prepare) -> None:
+        with log_about(**frame.about):
+            self._hold(frame)
+
+    def _hold(self, frame: Prepare) -> None:
         record = frame.generation
         lower_priority()
         started, before = time.perf_counter(), private_bytes()

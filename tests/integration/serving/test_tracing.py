@@ -179,6 +179,25 @@ def test_without_opentelemetry_too_the_supervisor_s_log_names_the_trace_of_a_cha
     assert "trace_id" not in [event for event in service.events if event["event"] == "swapped"][-1]
 
 
+def test_the_workers_too_name_the_request_and_the_trace_that_they_prepare_for(service):
+    packages = {"v1": service.package(factor=2), "v2": service.package(factor=3, refuse=True)}
+    (service.root / "repository.json").write_text(json.dumps({"m": packages}))
+    service.start(workers=2, repository=str(service.root / "repository.json"))
+    service.all_accept()
+    for version, loads in (("v1", True), ("v2", False)):
+        body = json.dumps({"parameters": {"version": version}})
+        headers = {"traceparent": PARENT, "x_request_id": f"mine-{version}"}
+        answer = service.request("POST", "/v2/repository/models/m/load", body, **headers)
+        assert (answer.status == 200) is loads
+    service.client.swap("m", "v3", service.package(factor=5))
+    told = [event for event in service.events if event["event"] in ("prepared", "load-refused")]
+    assert [(event["event"], event.get("request"), event.get("trace_id")) for event in told] == [
+        ("prepared", "mine-v1", TRACE), ("prepared", "mine-v1", TRACE), ("load-refused", "mine-v2", TRACE),
+        ("prepared", None, None), ("prepared", None, None),
+    ]  # fmt: skip
+    assert all("worker" in event for event in told)
+
+
 def test_a_client_that_is_not_sampled_is_not(service, collector):
     service.start(workers=1, otel_endpoint=collector.url)
     service.client.swap("m", "v1", service.package(factor=2))

@@ -31,7 +31,13 @@ def ends():
 
 
 @pytest.mark.parametrize(
-    "frame", [Load((SlotLoad("m", 0, (RECORD,)),)), Prepare("m", 1, RECORD), Abort("m\n\u2028", 2), Drain()]
+    "frame",
+    [
+        Load((SlotLoad("m", 0, (RECORD,)),)),
+        Prepare("m", 1, RECORD, {"request": "r-1"}),
+        Abort("m\n\u2028", 2),
+        Drain(),
+    ],
 )
 def test_a_frame_arrives_as_it_was_sent(ends, frame):
     assert ends[0].send(frame)

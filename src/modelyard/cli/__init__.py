@@ -7,8 +7,6 @@ before a heavy library is touched.
 from __future__ import annotations
 
 import atexit
-import contextlib
-import errno
 import gc
 import importlib
 import os
@@ -22,7 +20,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from modelyard import __version__
-from modelyard.errors import BlueprintError, ModelyardError, StorageError
+from modelyard.cli.errors import Reporter, drop_output
+from modelyard.errors import ModelyardError
 
 __all__ = ["COMMANDS", "main", "root"]
 
@@ -107,7 +106,7 @@ class LazyGroup(click.Group):
         except BrokenPipeError as error:
             if not _reader_left():
                 raise ConnectionError(str(error)) from error  # click would leave with 1 and say nothing
-            _drop_output()
+            drop_output()
             raise click.exceptions.Exit(0) from error
         return value
 
@@ -146,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words or bool(os.environ.get("MODELYARD_DEBUG"))
+    report = Reporter(words)
     _open_missing_streams()
     # At its end the interpreter would look through every object for cycles, a third of a second once PyTorch is loaded.
     atexit.register(gc.freeze)
@@ -155,20 +155,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.exceptions.Exit as leave:
         code = leave.exit_code
     except click.ClickException as error:
-        error.show()
-        code = 2
+        code = report.usage(error)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        code = 130
+        code = report.interrupted()
     except ModelyardError as error:
         if debug:
             traceback.print_exc()
-        report(error)
-        code = error.exit_code
+        code = report.known(error)
     except Exception as error:
         if debug:
             traceback.print_exc()
-        code = _unforeseen(error)
+        code = report.unforeseen(error)
     sys.exit(code)
 
 
@@ -185,36 +182,3 @@ def _reader_left() -> bool:
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
-
-
-def _unforeseen(error: Exception) -> int:
-    """Print an error that nobody translated, and return its exit code; a disk that fails is no defect of ours."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
-        place = str(error.filename) if error.filename else "standard output"
-        report(StorageError(f"{os.strerror(error.errno)}.", where=place, remedy="Choose another place, or make room."))
-        _drop_output()
-        return StorageError.exit_code
-    click.echo(f"internal error: {type(error).__name__}: {error}", err=True)
-    click.echo(
-        "  This is a defect in Modelyard; run `modelyard --debug …` with the same words and report what it prints.",
-        err=True,
-    )
-    return 1
-
-
-def _drop_output() -> None:
-    """Send what is still to be flushed to nowhere; a second error at the end of the process would only be noise."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def report(error: ModelyardError) -> None:
-    """Print an error as users read it: what, where, and the remedy."""
-    if isinstance(error, BlueprintError):
-        for problem in error.problems:
-            click.echo(f"{click.style('error:', fg='red')} {problem}", err=True)
-        return
-    place = f"{error.where}: " if error.where else ""
-    click.echo(f"{click.style('error:', fg='red')} {place}{error.what}", err=True)
-    if error.remedy:
-        click.echo(f"  {error.remedy}", err=True)

@@ -14,6 +14,7 @@ from modelyard.blueprint.messages import issues_of
 from modelyard.blueprint.model import Blueprint
 from modelyard.blueprint.overrides import apply_overrides
 from modelyard.blueprint.paths import Issue, KeyPath, dotted
+from modelyard.blueprint.present import missing_files
 from modelyard.blueprint.wiring import wire
 from modelyard.blueprint.yaml import Document, Place, read_yaml
 from modelyard.errors import BlueprintError, NotFoundError, Problem
@@ -22,7 +23,13 @@ from modelyard.files import storage_errors
 __all__ = ["load_blueprint", "loads_blueprint"]
 
 
-def load_blueprint(path: Path, overrides: Mapping[str, Any] | None = None, *, project: Path | None = None) -> Blueprint:
+def load_blueprint(
+    path: Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    project: Path | None = None,
+    files: bool = False,
+) -> Blueprint:
     """Read, validate and check a blueprint file.
 
     Args:
@@ -30,6 +37,8 @@ def load_blueprint(path: Path, overrides: Mapping[str, Any] | None = None, *, pr
         overrides: Values set before validation, such as `{"train.alpha": 0.01}`: `<step id>.<key…>`, or a path from
             the top such as `service.limits.rows`. A part in a list is named by its index: `train.layers[0].units`.
         project: The project folder. Given, the functions of python steps are looked up there as well.
+        files: Whether a file of the project that it names and that is not there is a problem. A run tells of it when
+            the step begins that reads it.
 
     Raises:
         NotFoundError: There is no such file.
@@ -42,7 +51,7 @@ def load_blueprint(path: Path, overrides: Mapping[str, Any] | None = None, *, pr
         raise NotFoundError(what, where=str(path), remedy=_nearby(file))
     with storage_errors(file):
         data = file.read_bytes()
-    return loads_blueprint(data, str(path), overrides, project=project)
+    return loads_blueprint(data, str(path), overrides, project=project, files=files)
 
 
 def loads_blueprint(
@@ -51,6 +60,7 @@ def loads_blueprint(
     overrides: Mapping[str, Any] | None = None,
     *,
     project: Path | None = None,
+    files: bool = False,
 ) -> Blueprint:
     """Validate and check a blueprint's text.
 
@@ -59,6 +69,7 @@ def loads_blueprint(
         file: Its name in problems.
         overrides: See `load_blueprint`.
         project: See `load_blueprint`.
+        files: See `load_blueprint`; it takes a project.
 
     Raises:
         BlueprintError: All that is wrong in it, in the order of the file.
@@ -68,7 +79,11 @@ def loads_blueprint(
     blueprint, issues = _validate(document.data)
     issues += check_meaning(document.data)
     if blueprint is not None and not issues:
-        issues += wire(blueprint.model_dump(mode="json"), project=project, look_up=project is not None).issues
+        values = blueprint.model_dump(mode="json")
+        wiring = wire(values, project=project, look_up=project is not None)
+        issues += wiring.issues
+        if files and project is not None:
+            issues += missing_files(values, wiring.steps, project)
     problems = [*document.problems, *_placed(issues, document, file, changed)]
     problems.sort(key=lambda problem: (problem.line or 10**9, problem.column))
     problems += wrong_overrides

@@ -186,7 +186,7 @@ class Yard:
         )
 
     def check(self, names: Sequence[str] = ()) -> dict[str, Blueprint]:
-        """Load blueprints (default: all of the project), by file.
+        """Load blueprints (default: all of the project), by file, and look for the files of the project they name.
 
         Raises:
             BlueprintError: All that is wrong in all of them.
@@ -201,7 +201,8 @@ class Yard:
         problems: list[Problem] = []
         for file in files:
             try:
-                found[os.path.relpath(file, self.project)] = rooms.load_blueprint(as_named(file), project=self.project)
+                blueprint = rooms.load_blueprint(as_named(file), project=self.project, files=True)
+                found[os.path.relpath(file, self.project)] = blueprint
             except BlueprintError as error:
                 problems += error.problems
         if problems or (problems := _same_names(found)):

@@ -72,3 +72,10 @@ def test_a_run_that_fails_is_told_whole_and_so_is_its_error(project: Path) -> No
 
 def test_words_behind_two_dashes_ask_for_no_json(project: Path) -> None:
     assert modelyard(project, "check", "--", "--json", code=2).stderr.startswith("error: ")
+
+
+def test_check_tells_of_a_data_file_that_is_not_there(tmp_path: Path) -> None:
+    step = "    - {id: data, kind: importer, format: csv, local_data: rows.csv}\n"
+    (tmp_path / "blueprint.yaml").write_text(BLUEPRINT.replace("    - {id: hello", step + "    - {id: hello"))
+    told = modelyard(tmp_path, "check", code=2).stderr
+    assert "blueprint.yaml:4:59: pipeline.steps[0].local_data: there is no file rows.csv." in told

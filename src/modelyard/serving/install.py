@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
 from modelyard.errors import BusyError, ModelyardError
 from modelyard.serving.board import Board
 from modelyard.serving.faults import Faults
+from modelyard.serving.fetching import Fetched, Fetching
+from modelyard.serving.loading import Verifier
 from modelyard.serving.logs import Log
 from modelyard.serving.memory import Memory
 from modelyard.serving.pool import Pool, WorkerHandle
@@ -21,13 +22,7 @@ from modelyard.serving.priority import at_low_priority
 from modelyard.serving.state import GenerationRecord, SlotRecord
 from modelyard.serving.wire import Abort, Named
 
-__all__ = ["Change", "Fetch", "Installed", "Installer", "Verify"]
-
-Fetch = Callable[[str], Path]
-"""Returns a local, verified, read-only folder with the package of that digest."""
-
-Verify = Callable[[Path], object]
-"""Raises a ModelyardError where a package folder is not what its manifest says, or holds what may not be served."""
+__all__ = ["Change", "Installed", "Installer"]
 
 Change = Callable[[SlotRecord | None, GenerationRecord], SlotRecord]
 """From a slot as it is when the change is committed, and the prepared generation, to the slot as it shall be."""
@@ -73,8 +68,8 @@ class Installer:
         board: Board,
         pool: Pool,
         *,
-        fetch: Fetch,
-        verify: Verify,
+        fetch: Fetching,
+        verify: Verifier,
         memory: Memory,
         prepare_seconds: float,
         faults: Faults,
@@ -110,22 +105,23 @@ class Installer:
         self.faults.at("swap-begun")
         self.pool.announce(model, self.board.index(model))
         started = time.perf_counter()
-        folder = self.restage(package)
+        folder, pickle = self.restage(package)
         self.faults.at("staged")
         seconds = time.perf_counter() - started
-        return GenerationRecord(self.board.new_number(model), model, version, package, str(folder)), seconds
+        number = self.board.new_number(model)
+        return GenerationRecord(number, model, version, package, str(folder), pickle=pickle), seconds
 
-    def restage(self, package: str) -> Path:
-        """Return the verified folder of a package.
+    def restage(self, package: str) -> Fetched:
+        """Return a package that was fetched and verified.
 
         Raises:
             ModelyardError: It can't be fetched, or is not what its manifest says.
         """
 
-        def work() -> Path:
-            folder = self._fetch(package)
-            self._verify(folder)
-            return folder
+        def work() -> Fetched:
+            fetched = self._fetch(package)
+            self._verify(*fetched)
+            return fetched
 
         return at_low_priority(work)
 

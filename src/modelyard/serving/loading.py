@@ -13,7 +13,6 @@ import msgspec
 from modelyard.contracts import Columns
 from modelyard.packages.contract import Contract
 from modelyard.packages.golden import Golden
-from modelyard.serving.trusted import trusted_in
 
 if TYPE_CHECKING:
     from modelyard.serving.spec import Limits
@@ -28,6 +27,7 @@ __all__ = [
     "Loader",
     "Served",
     "Unpacker",
+    "Verifier",
     "loader_of",
     "verifier_of",
 ]
@@ -82,26 +82,23 @@ class Served:
         return msgspec.json.encode(head)[:-1]
 
 
-Loader = Callable[[Path], Served]
-"""Loads a package folder; raises IntegrityError, ContractError or another ModelyardError where it can't be served."""
+Loader = Callable[[Path, str | None], Served]
+"""Loads a package folder, and of pickles only that of the BLAKE3 given; with None, none.
+
+Raises IntegrityError, ContractError or another ModelyardError where it can't be served.
+"""
+
+Verifier = Callable[[Path, str | None], object]
+"""As a loader, but loads nothing: raises where a package is not what its manifest says, or may not be served."""
 
 
-def loader_of(word: str) -> Loader:
-    """Return the `load` of a module; a worker is told its loader by name, as it is a process of its own.
-
-    Args:
-        word: A ServiceSpec's `loader`.
-    """
-    found: Loader = _told(word, "load")
+def loader_of(module: str) -> Loader:
+    """Return the `load` of a module; a worker is told its loader by name, as it is a process of its own."""
+    found: Loader = importlib.import_module(module).load
     return found
 
 
-def verifier_of(word: str) -> Callable[[Path], object]:
-    """Return the `verify` of a module, as `loader_of` its `load`."""
-    return _told(word, "verify")
-
-
-def _told(word: str, name: str) -> Callable[[Path], Any]:
-    module, _, file = word.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return (lambda folder: found(folder, trusted_in(Path(file), folder))) if file else found
+def verifier_of(module: str) -> Verifier:
+    """Return the `verify` of a module."""
+    found: Verifier = importlib.import_module(module).verify
+    return found

@@ -28,8 +28,9 @@ from modelyard.serving.board import Board
 from modelyard.serving.client import SERVICE_FILE, STOPPED_FILE, ServiceFile
 from modelyard.serving.control import ControlServer
 from modelyard.serving.faults import Faults
+from modelyard.serving.fetching import Fetch, Fetching, Verdict, judged
 from modelyard.serving.follower import Follower, LiveSource, Rollout, Wake
-from modelyard.serving.install import Fetch, Installer
+from modelyard.serving.install import Installer
 from modelyard.serving.judge import Judge, JudgeLimits
 from modelyard.serving.loading import verifier_of
 from modelyard.serving.logs import Log
@@ -45,7 +46,6 @@ from modelyard.serving.state import Committed, CommittedFile, GenerationRecord, 
 from modelyard.serving.swap import Swapper
 from modelyard.serving.tracers import check_tracing, tracer_of
 from modelyard.serving.tracing import Origin
-from modelyard.serving.trusted import Trusted, Verdict
 from modelyard.serving.wire import Role, failure_of
 
 __all__ = ["Limits", "Live", "ServiceSpec", "run_service"]
@@ -95,12 +95,8 @@ def run_service(
     if spec.auth is not None:
         check_auth(spec.auth, log)
     with _folder_lock(spec.folder):
-        if spec.allow_pickle == "signed" and pickles is not None:
-            # Uploads do not come by way of `fetch`: nobody signed them.
-            trusted = Trusted(spec.folder.absolute() / "trusted.json")
-            fetch = trusted.fetching(fetch, pickles)
-            spec = msgspec.structs.replace(spec, loader=f"{spec.loader}:{trusted.file}")
-        Supervisor(spec, fetch, live, wake, repository, faults or Faults(), log).run()
+        fetching = judged(fetch, pickles if spec.allow_pickle == "signed" else None)
+        Supervisor(spec, fetching, live, wake, repository, faults or Faults(), log).run()
 
 
 def _check_grpc() -> None:
@@ -140,7 +136,7 @@ class Supervisor:
 
     Args:
         spec: What it is.
-        fetch: Where packages come from.
+        fetch: Where packages come from, and which pickles in them may be loaded.
         live: What should be served, or None.
         wake: Waits for a change, or None.
         repository: What may be served, or None.
@@ -151,7 +147,7 @@ class Supervisor:
     def __init__(
         self,
         spec: ServiceSpec,
-        fetch: Fetch,
+        fetch: Fetching,
         live: LiveSource | None,
         wake: Wake | None,
         repository: Repository | None,
@@ -285,7 +281,7 @@ class Supervisor:
         return self._control.reply(request, origin)
 
 
-def _refetch(committed: Committed, fetch: Fetch, log: Log) -> tuple[Committed, dict[str, Failure]]:
+def _refetch(committed: Committed, fetch: Fetching, log: Log) -> tuple[Committed, dict[str, Failure]]:
     """Fetch again what was committed: after a restart nothing is served from a folder that was not verified."""
     slots: dict[str, SlotRecord] = {}
     broken: dict[str, Failure] = {}
@@ -301,13 +297,14 @@ def _refetch(committed: Committed, fetch: Fetch, log: Log) -> tuple[Committed, d
     return msgspec.structs.replace(committed, slots=slots), broken
 
 
-def _fetched(record: GenerationRecord, fetch: Fetch, log: Log) -> tuple[GenerationRecord, Failure | None]:
+def _fetched(record: GenerationRecord, fetch: Fetching, log: Log) -> tuple[GenerationRecord, Failure | None]:
     try:
-        return msgspec.structs.replace(record, folder=str(fetch(record.package))), None
+        folder, pickle = fetch(record.package)
+        return msgspec.structs.replace(record, folder=str(folder), pickle=pickle), None
     except Exception as error:
         reason = str(error) if isinstance(error, ModelyardError) else repr(error)
         log.error("fetch-failed", model=record.model, generation=record.number, reason=reason[:500])
-        return msgspec.structs.replace(record, folder=""), failure_of(error)
+        return msgspec.structs.replace(record, folder="", pickle=None), failure_of(error)
 
 
 def _sockets(spec: ServiceSpec) -> tuple[socket.socket, socket.socket | None]:

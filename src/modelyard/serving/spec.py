@@ -79,8 +79,8 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
         log_level: The least important log line to be written.
         drain_seconds: How long requests in flight may take after a stop was asked for.
         prepare_seconds: How long one worker may take to load a generation.
-        loader: Module with `verify(folder)` and `load(folder)`, which makes a package folder answer. After a colon may
-            stand the file of trusted pickles, of which both are told then.
+        loader: Module with `verify(folder, pickle)` and `load(folder, pickle)`, which makes a package folder answer;
+            `pickle` is the BLAKE3 of the one pickle that may be loaded, or None.
         control: `released`: what is served follows what is released; `explicit`: clients say what is served. None:
             `released` where somebody tells what is released.
         error_rate: The share of 5xx that stops a canary or shadow; None stops none for it.

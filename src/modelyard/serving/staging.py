@@ -23,7 +23,7 @@ from modelyard.files import durable_rename, storage_errors, sync_folder, write_a
 from modelyard.records import Failure
 from modelyard.serving.asking import Staged, StagePart, Swapped
 from modelyard.serving.board import Board
-from modelyard.serving.install import Fetch
+from modelyard.serving.fetching import Fetched, Fetching
 from modelyard.serving.logs import Log
 from modelyard.serving.sandbox import Sandbox, SandboxLostError, SandboxRefusedError
 from modelyard.serving.spec import STAGED, Limits
@@ -86,13 +86,13 @@ class Shelf:
             for folder in (self.incoming, self.parts, self.packages, self.work):
                 folder.mkdir(mode=0o700, exist_ok=True)
 
-    def fetching(self, fetch: Fetch) -> Fetch:
-        """Return a `fetch` that knows the packages on this shelf, too."""
+    def fetching(self, fetch: Fetching) -> Fetching:
+        """Return a `fetch` that knows the packages on this shelf, too; no pickle in them may be loaded."""
 
-        def fetched(package: str) -> Path:
+        def fetched(package: str) -> Fetched:
             digest = package.removeprefix(PREFIX)
             if package.startswith(PREFIX) and _DIGEST.fullmatch(digest):
-                return self.packages / digest
+                return Fetched(self.packages / digest)
             return fetch(package)
 
         return fetched

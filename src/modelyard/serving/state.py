@@ -45,6 +45,8 @@ class GenerationRecord(msgspec.Struct, frozen=True):
         folder: Local, verified folder with the package.
         committed: When it was committed first, in seconds since 1970, UTC.
         inputs: Digest of what its contract takes; empty where no worker has told it yet.
+        pickle: BLAKE3 of the pickled model in the package that may be loaded; None: none may. It is learned anew
+            at each start: what is remembered of it counts for nothing.
     """
 
     number: int
@@ -54,6 +56,7 @@ class GenerationRecord(msgspec.Struct, frozen=True):
     folder: str
     committed: float = 0.0
     inputs: str = ""
+    pickle: str | None = None
 
     def same_package(self, version: str, package: str) -> bool:
         """Say whether this generation is that version of that package."""

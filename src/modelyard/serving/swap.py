@@ -8,10 +8,10 @@ import msgspec
 
 from modelyard.errors import NotFoundError
 from modelyard.serving.asking import Swapped
-from modelyard.serving.install import Fetch, Installed, Installer, Verify
+from modelyard.serving.install import Installed, Installer
 from modelyard.serving.state import GenerationRecord, Page, SlotRecord
 
-__all__ = ["Fetch", "Swapper", "Verify"]
+__all__ = ["Swapper"]
 
 
 class Swapper:
@@ -150,7 +150,8 @@ class Swapper:
                 )
             return Swapped(current.model, current.version, current.package, current.number, None, changed=False)
         started = time.perf_counter()
-        current = msgspec.structs.replace(current, folder=str(self._installer.restage(current.package)))
+        folder, pickle = self._installer.restage(current.package)
+        current = msgspec.structs.replace(current, folder=str(folder), pickle=pickle)
         staging = time.perf_counter() - started
 
         def mended(now: SlotRecord | None, generation: GenerationRecord) -> SlotRecord:

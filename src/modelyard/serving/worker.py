@@ -244,7 +244,7 @@ class Worker:
 
     def _serving(self, record: GenerationRecord) -> Served:
         try:
-            return self._loader(Path(record.folder))
+            return self._loader(Path(record.folder), record.pickle)
         except MemoryError as error:
             raise RefusedError(
                 f"There is not enough memory for {record.model} {record.version}.",

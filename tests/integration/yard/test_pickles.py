@@ -14,7 +14,7 @@ import struct
 import subprocess
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -164,6 +164,13 @@ def serving(made: Made, name: str = "lab", **variables: str) -> Iterator[Service
         shutil.rmtree(made.folder / ".modelyard" / "services" / name, ignore_errors=True)
 
 
+def wait(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def ways_in(client: ServiceClient, package: str, version: str = "v9.9.9"):
     """Every way in which a client brings a package of the store into a service."""
     yield "swap", lambda: client.swap("trees", version, package)
@@ -302,10 +309,7 @@ def test_a_signed_pickle_is_served_where_it_is_allowed_until_it_is_not(made: Mad
         assert (answer["version"], answer["rows"][0]["label"]) == ("v1.2.0", "oak")
         assert made.marks == {"signed"}, "the payload leaves a mark where it is loaded"
         os.kill(client.status().workers[0], signal.SIGKILL)
-        deadline = time.monotonic() + 60
-        while not client.status().restarts or len(client.status().workers) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait(lambda: client.status().restarts and len(client.status().workers) == 2)
         assert {answers(client)["version"] for _ in range(20)} == {"v1.2.0"}
         made.mark("signed").rmdir()
         modelyard(made.folder, "down")
@@ -315,12 +319,39 @@ def test_a_signed_pickle_is_served_where_it_is_allowed_until_it_is_not(made: Mad
         assert made.marks == {"signed"}
         made.mark("signed").rmdir()
         # What an earlier service was told does not count for the next one.
-        assert (
-            made.digests["signed"] in (made.folder / ".modelyard" / "services" / "lab" / "committed.json").read_text()
-        )
+        committed = made.folder / ".modelyard" / "services" / "lab" / "committed.json"
+        current = json.loads(committed.read_text())["slots"]["trees"]["current"]
+        assert (current["package"], len(current["pickle"])) == (made.digests["signed"], 64)
         modelyard(made.folder, "up", "--explicit", "lab", code=None)
         assert httpx.get(f"{client.url}/readyz").status_code == 503
         assert made.marks == set()
+
+
+def test_a_pickle_whose_signature_counts_no_more_stays_until_the_model_is_loaded_anew(made: Made) -> None:
+    people = made.folder / "people.yaml"
+    kept = people.read_text()
+    with serving(made, **ALLOWED) as client:
+        client.swap("trees", "v1.2.0", made.digests["signed"])
+        try:
+            others = [one for one in parse_people(kept.encode()).people if one.name != "morgan"]
+            people.write_text(render_people(others))
+            made.git("commit", "-qam", "Morgan is gone")
+            with pytest.raises(RefusedError, match="no approval or release that counts"):
+                client.swap("other", "v1.2.0", made.digests["signed"])
+            # A worker that is replaced is to do what those beside it do, or it would be replaced again and again.
+            os.kill(client.status().workers[0], signal.SIGKILL)
+            wait(lambda: client.status().restarts and len(client.status().workers) == 2)
+            assert client.status().restarts == 1
+            assert {answers(client)["version"] for _ in range(20)} == {"v1.2.0"}
+            made.mark("signed").rmdir()
+            modelyard(made.folder, "down")
+            modelyard(made.folder, "up", "--explicit", "lab", code=None, **ALLOWED)
+            assert httpx.get(f"{client.url}/readyz").status_code == 503
+            assert made.marks == set()
+        finally:
+            people.write_text(kept)
+            made.git("commit", "-qam", "Morgan is back")
+            shutil.rmtree(made.mark("signed"), ignore_errors=True)
 
 
 def test_a_release_of_a_pickle_is_followed_only_where_it_is_allowed(made: Made) -> None:

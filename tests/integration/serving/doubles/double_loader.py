@@ -25,14 +25,14 @@ def write_double(store: Path, **behaviour: object) -> str:
     return digest
 
 
-def verify(folder: Path) -> dict:
+def verify(folder: Path, _pickle: str | None = None) -> dict:
     text = (folder / "double.json").read_bytes()
     if hashlib.sha256(text).hexdigest() != folder.name:
         raise IntegrityError("The file double.json differs from its manifest.", where="double.json")
     return json.loads(text)
 
 
-def load(folder: Path) -> Served:
+def load(folder: Path, _pickle: str | None = None) -> Served:
     behaviour = verify(folder)
     time.sleep(behaviour.get("load_seconds", 0.0))
     if behaviour.get("kill_on_load"):

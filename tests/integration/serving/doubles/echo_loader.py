@@ -23,11 +23,11 @@ def write_echo(store: Path) -> str:
     return "echo"
 
 
-def verify(folder: Path) -> Contract:
+def verify(folder: Path, _pickle: str | None = None) -> Contract:
     return Contract(FIELDS, FIELDS)
 
 
-def load(folder: Path) -> Served:
+def load(folder: Path, _pickle: str | None = None) -> Served:
     contract = verify(folder)
     return Served(
         contract=contract,

@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
+from tests.integration.serving import grpc_calls
 from tests.projects import environment, modelyard, new_project
 
 from modelyard.center.keys import make_key
@@ -30,6 +32,7 @@ from modelyard.packages.manifest import MANIFEST, make_manifest
 from modelyard.packages.package import Package
 from modelyard.packages.pickles import PICKLE_FILE
 from modelyard.serving.client import ServiceClient
+from modelyard.serving.grpc.messages import message
 from modelyard.testing.tags import load_key, sign
 from modelyard.yard.yard import Yard
 
@@ -152,9 +155,9 @@ def forge_approval(made: Made, version: str) -> None:
 
 
 @contextmanager
-def serving(made: Made, name: str = "lab", **variables: str) -> Iterator[ServiceClient]:
+def serving(made: Made, name: str = "lab", *words: str, **variables: str) -> Iterator[ServiceClient]:
     """An explicit service that answers by the plain model first."""
-    modelyard(made.folder, "up", "--explicit", name, **variables)
+    modelyard(made.folder, "up", "--explicit", name, *words, **variables)
     try:
         client = ServiceClient(made.folder / ".modelyard" / "services" / name)
         client.swap("trees", "v1.1.0", made.digests["plain"])
@@ -177,6 +180,20 @@ def ways_in(client: ServiceClient, package: str, version: str = "v9.9.9"):
     yield "another slot", lambda: client.swap("other", version, package)
     yield "canary", lambda: client.canary("trees", version, package, ppm=1_000_000)
     yield "shadow", lambda: client.shadow("trees", version, package, ppm=1_000_000)
+
+
+def load(channel: grpc.Channel, version: str) -> None:
+    """Load a version of the repository over gRPC."""
+    request = message("inference.RepositoryModelLoadRequest")(model_name="trees")
+    request.parameters["version"].string_param = version
+    grpc_calls.ask(channel, "RepositoryModelLoad", request)
+
+
+def refused(channel: grpc.Channel, version: str) -> str:
+    with pytest.raises(grpc.RpcError) as caught:
+        load(channel, version)
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    return caught.value.details()
 
 
 def answers(client: ServiceClient) -> dict:
@@ -251,6 +268,24 @@ def test_an_upload_never_qualifies_not_even_with_the_bytes_of_a_signed_package(m
                 assert (answer.status_code, "pickle" in answer.text) == (415, True), (path, answer.text)
         assert made.marks == set()
         assert answers(client)["version"] == "v1.1.0"
+
+
+def test_over_grpc_a_signed_pickle_is_loaded_and_answers_and_an_unsigned_one_is_refused(made: Made) -> None:
+    asked = grpc_calls.Request(model_name="trees")
+    for name, value in (("height", 19), ("width", 1)):
+        asked.inputs.add(name=name, datatype="INT64", shape=[1]).contents.int64_contents.append(value)
+    with serving(made, "lab", "--grpc-port", "0") as client, grpc_calls.channel(client.grpc) as channel:
+        assert "runs whatever its author wrote" in refused(channel, "v1.2.0")
+        assert made.marks == set()
+    with serving(made, "lab", "--grpc-port", "0", **ALLOWED) as client, grpc_calls.channel(client.grpc) as channel:
+        for version in ("v1.3.0", "v1.4.0", "v1.5.0"):
+            assert "approved" in refused(channel, version)
+        assert made.marks == set()
+        load(channel, "v1.2.0")
+        answer = grpc_calls.predict(channel, asked)
+        assert (answer.model_version, answer.outputs[0].contents.bytes_contents[0]) == ("v1.2.0", b"oak")
+        assert made.marks == {"signed"}
+        made.mark("signed").rmdir()
 
 
 def test_a_file_is_predicted_by_a_signed_pickle_alone_and_only_where_it_is_allowed(made: Made) -> None:
@@ -379,6 +414,8 @@ def test_where_the_rules_ask_for_no_approval_a_release_signs_it_and_the_submissi
     words = ("predict", "trees", "--input", "ask.csv", "--output", "out.jsonl", "--workers", "1", "--version", "v1.4.0")
     try:
         assert "no approval or release" in modelyard(made.folder, *words, code=3, **ALLOWED).stderr
+        with serving(made, "lab", "--grpc-port", "0", **ALLOWED) as client, grpc_calls.channel(client.grpc) as channel:
+            assert "no approval or release" in refused(channel, "v1.4.0")
         assert made.marks == set()
         modelyard(made.folder, "release", "trees", "--version", "v1.4.0", "--to", "dev", "--as", "morgan")
         modelyard(made.folder, *words, **ALLOWED)

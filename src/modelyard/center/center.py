@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 import subprocess
@@ -193,7 +194,7 @@ class Center:
 
         Raises:
             RefusedError: The rules do not let this actor release it there now.
-            NotFoundError: There is no such model or version, or none that could be meant.
+            NotFoundError: There is no such model, version or environment, or no version that could be meant.
         """
         return self._record(name, self._release_of(name, to, version, reason))[1].live[to]
 
@@ -204,6 +205,7 @@ class Center:
     def _release_of(self, name: str, to: str, version: str | None, reason: str) -> Callable[[Snapshot], Event]:
         def build(snapshot: Snapshot) -> Event:
             model = snapshot.registry.model(name)
+            self._check_environment(name, to)
             chosen = model.version(version) if version else self._candidate(model, to)
             return _about(Released, chosen, reason, environment=to)
 
@@ -220,18 +222,14 @@ class Center:
 
         Raises:
             RefusedError: There is no earlier version, or the rules do not let this actor.
-            NotFoundError: There is no such model or version.
+            NotFoundError: There is no such model, version or environment.
         """
 
         def build(snapshot: Snapshot) -> Event:
             model = snapshot.registry.model(name)
+            self._check_environment(name, environment)
             target = to or rollback_target(model, environment)
             if target is None:
-                known = policy_for(name, self._policy).environments
-                if environment not in known:
-                    what = f"There is no environment {environment!r}."
-                    there = f"There are {', '.join(known)}; the committed blueprint says which."
-                    raise RefusedError(what, where=name, remedy=there)
                 what = f"No other version of {name} was live in {environment} before."
                 raise RefusedError(what, where=name, remedy="Release another version.")
             live = model.live.get(environment)
@@ -245,11 +243,12 @@ class Center:
 
         Raises:
             RefusedError: It is not held, or the rules do not let this actor.
-            NotFoundError: There is no such model.
+            NotFoundError: There is no such model or environment.
         """
 
         def build(snapshot: Snapshot) -> Event:
             model = snapshot.registry.model(name)
+            self._check_environment(name, environment)
             live = model.live.get(environment)
             if live is None or environment not in model.holds:
                 raise RefusedError(f"{environment} is not held.", where=name, remedy="There is nothing to lift.")
@@ -280,10 +279,19 @@ class Center:
         event, model = self._record(name, build)
         return model.versions[event.version]
 
+    def _check_environment(self, name: str, environment: str) -> None:
+        """Tell who misspelt an environment; no rule is asked about one that does not exist."""
+        known = policy_for(name, self._policy).environments
+        if environment not in known:
+            near = difflib.get_close_matches(environment, known, n=1)
+            meant = f"Did you mean {near[0]}? " if near else ""
+            there = f"{meant}There are {', '.join(known)}; the committed blueprint says which."
+            raise NotFoundError(f"There is no environment {environment!r}.", where=name, remedy=there)
+
     def _candidate(self, model: Model, environment: str) -> VersionState:
         """Return the version that a release without one means."""
         environments = policy_for(model.name, self._policy).environments
-        at = environments.index(environment) if environment in environments else 0
+        at = environments.index(environment)
         before = model.live.get(environments[at - 1]) if at else None
         newest = model.newest(State.APPROVED) or model.latest
         chosen = model.versions[before.version] if before else newest

@@ -110,11 +110,18 @@ def test_a_rollback_holds_until_it_is_lifted(project: Any) -> None:
     assert manager.release("digits", "dev", "1.1.0").version == "1.1.0"
 
 
-def test_a_rollback_where_there_is_no_such_environment_names_those_there_are(project: Any) -> None:
+def test_an_environment_that_does_not_exist_is_wrong_input_and_those_there_are_are_named(project: Any) -> None:
     project.approved()
-    with pytest.raises(RefusedError, match="There is no environment 'moon'") as told:
-        project.center("max").rollback("digits", "moon", reason="worse")
-    assert "dev" in str(told.value.remedy)
+    manager = project.center("max")
+    for deed in (
+        lambda: manager.release("digits", "stagin"),
+        lambda: manager.may_release("digits", "stagin"),
+        lambda: manager.rollback("digits", "stagin", reason="worse"),
+        lambda: manager.lift("digits", "stagin", "mended"),
+    ):
+        with pytest.raises(NotFoundError, match="There is no environment 'stagin'") as told:
+            deed()
+        assert "Did you mean staging? There are dev, staging, production" in str(told.value.remedy)
 
 
 def test_the_history_tells_who_did_what_on_which_package(project: Any) -> None:

@@ -94,7 +94,7 @@ def run_service(
         check_tls(spec.tls)
     if spec.auth is not None:
         check_auth(spec.auth, log)
-    with _folder_lock(spec.folder):
+    with _folder_lock(spec.folder, spec.name):
         fetching = judged(fetch, pickles if spec.allow_pickle == "signed" else None)
         Supervisor(spec, fetching, live, wake, repository, faults or Faults(), log).run()
 
@@ -112,7 +112,7 @@ def _check_grpc() -> None:
 
 
 @contextlib.contextmanager
-def _folder_lock(folder: Path) -> Iterator[None]:
+def _folder_lock(folder: Path, name: str) -> Iterator[None]:
     """Hold the folder; the kernel lets it go when the process ends, however it ends."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,9 +122,9 @@ def _folder_lock(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BusyError(
-                "Another service runs on this folder.",
+                f"The service {name!r} runs already.",
                 where=str(folder),
-                remedy="Stop it first, or name another folder.",
+                remedy=f"Look: modelyard services {name}. Stop it first: modelyard down {name}",
             ) from error
         yield
     finally:

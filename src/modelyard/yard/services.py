@@ -23,9 +23,12 @@ from modelyard.errors import (
     ContractError,
     ForbiddenError,
     InputError,
+    IntegrityError,
     ModelyardError,
     NotFoundError,
+    RefusedError,
     RunError,
+    StorageError,
     UnauthenticatedError,
 )
 from modelyard.files import storage_errors
@@ -53,6 +56,11 @@ _ERRORS: dict[int, type[ModelyardError]] = {
     413: ContractError,
     422: ContractError,
 }
+
+_ENDINGS: dict[int, type[ModelyardError]] = {
+    kind.exit_code: kind for kind in (InputError, RefusedError, IntegrityError, StorageError)
+}
+"""What a service's exit code says of why it ended; every other is a run that did not succeed."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
@@ -223,7 +231,8 @@ class Services:
         Raises:
             NotFoundError: No blueprint has such an environment.
             InputError: The project is in no Git repository.
-            RunError: A service ended, can't serve what is released, or was not ready in time; its log says more.
+            ModelyardError: A service refused to start: as it did itself, by its class's exit code.
+            RunError: A service failed, can't serve what is released, or was not ready in time; its log says more.
             BusyError: A port is taken, or the service runs already, and otherwise than asked for.
         """
         chosen = tuple(environments) or self.environments()
@@ -381,7 +390,9 @@ class Services:
             code = process.poll() if process is not None else None
             if code not in (None, BusyError.exit_code):
                 what, remedy = _last_error(log)
-                raise RunError(f"The service of {environment} ended: {what}", remedy=f"{remedy} Its log: {log}".strip())
+                # What it refused to start with is no failed run, and for scripts the same as where it was asked itself.
+                kind = _ENDINGS.get(code or 0, RunError)
+                raise kind(f"The service of {environment} ended: {what}", remedy=f"{remedy} Its log: {log}".strip())
             # One that ended because another had just been started leaves the place to that one, if there is one.
             if code is None or state.state != "stopped":
                 alone = None

@@ -88,15 +88,36 @@ def test_a_service_that_runs_is_not_taken_for_one_that_is_controlled_otherwise(r
     assert "follows no releases" in modelyard(running, "up", "dev", code=5).stderr
 
 
-def test_what_keeps_a_service_from_starting_is_told_with_its_remedy(project: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "code", "words"),
+    [
+        ('serve_host = "0.0.0.0"', 3, ("may not listen on '0.0.0.0'", "serve_keys")),
+        ('serve_tls_certificate = "cert.pem"', 2, ("TLS needs a certificate and its key", "serve_tls_key")),
+        (
+            'serve_tls_certificate = "cert.pem"\nserve_tls_key = "key.pem"', 2,
+            ("project/cert.pem: There is no such file", "correct serve_tls_certificate"),
+        ),
+    ],
+)  # fmt: skip
+def test_what_keeps_a_service_from_starting_is_told_with_its_remedy_and_its_exit_code(
+    project: Path, setting: str, code: int, words: tuple[str, ...]
+) -> None:
     settings = project / "modelyard.toml"
-    settings.write_text('serve_host = "0.0.0.0"\n')
+    settings.write_text(setting + "\n")
     try:
-        told = modelyard(project, "up", "dev", code=7).stderr
+        told = modelyard(project, "up", "dev", code=code).stderr
+        alone = modelyard(project, "serve", "dev", code=code).stderr
     finally:
         settings.unlink()
-    assert "may not listen on '0.0.0.0'" in told
-    assert "serve_keys" in told
+    for word in words:
+        assert word in told
+        assert word in alone
+
+
+def test_a_second_service_of_one_name_is_told_how_to_stop_the_first(running: Path) -> None:
+    told = modelyard(running, "serve", "dev", code=5).stderr
+    assert "'dev' runs already" in told
+    assert "modelyard down dev" in told
 
 
 def predict(project: Path, body: object, code: int = 0) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 
-from modelyard.errors import InputError
+from modelyard.errors import InputError, StorageError
 from modelyard.files import storage_errors
 from modelyard.serving.auth.spec import TlsSpec
 
@@ -15,12 +16,17 @@ def check_tls(tls: TlsSpec) -> None:
     """Raise an error where a connection could not be made.
 
     Raises:
-        InputError: A file is no PEM of its kind, the key is another certificate's, or it asks for a passphrase.
+        InputError: A file is not there, or no PEM of its kind; the key is another certificate's, or it asks for a
+            passphrase.
         StorageError: A file can't be read.
     """
-    for path in filter(None, (tls.certificate, tls.key, tls.client_ca)):
-        with storage_errors(path):
-            path.read_bytes()
+    for setting, path in (
+        ("serve_tls_certificate", tls.certificate),
+        ("serve_tls_key", tls.key),
+        ("serve_tls_client_ca", tls.client_ca),
+    ):
+        if path is not None:
+            _read(path, setting)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         # Without this OpenSSL would ask at the terminal for the passphrase of an encrypted key.
@@ -40,6 +46,24 @@ def check_tls(tls: TlsSpec) -> None:
                 where=str(tls.client_ca),
                 remedy="Give a PEM file of root certificates.",
             ) from error
+
+
+def _read(path: Path, setting: str) -> None:
+    """See that a file can be read; a path that is wrong in the settings is no failure of the disk."""
+    try:
+        with storage_errors(path):
+            path.read_bytes()
+    except StorageError as error:
+        cause = error.__cause__
+        if isinstance(cause, PermissionError):
+            raise StorageError(error.what, where=str(path), remedy="Let the service's user read it.") from cause
+        if not isinstance(cause, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+            raise
+        raise InputError(
+            "This is a folder, and a PEM file is needed." if path.is_dir() else "There is no such file.",
+            where=str(path),
+            remedy=f"Put it there, or correct {setting}; relative paths count from the project folder.",
+        ) from cause
 
 
 def tls_context(tls: TlsSpec, protocol: str) -> ssl.SSLContext:

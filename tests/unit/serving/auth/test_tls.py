@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from tests.certificates import Authority
 
-from modelyard.errors import InputError, StorageError
+from modelyard.errors import InputError
 from modelyard.serving.auth.spec import TlsSpec
 from modelyard.serving.auth.tls import check_tls, tls_context
 
@@ -48,9 +48,10 @@ def encrypted(files: Path) -> Path:
         (lambda files: {"key": encrypted(files)}, InputError),
         (lambda files: {"certificate": files / "server.key"}, InputError),
         (lambda files: {"client_ca": files / "server.key"}, InputError),
-        (lambda files: {"certificate": files / "none"}, StorageError),
-        (lambda files: {"key": files / "none"}, StorageError),
-        (lambda files: {"client_ca": files / "none"}, StorageError),
+        (lambda files: {"certificate": files / "none"}, InputError),
+        (lambda files: {"certificate": files}, InputError),
+        (lambda files: {"key": files / "none"}, InputError),
+        (lambda files: {"client_ca": files / "none"}, InputError),
     ],
 )
 def test_files_that_make_no_connection_are_told_before_the_start(files, change, error):

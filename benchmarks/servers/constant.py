@@ -5,9 +5,11 @@ READ is `read` where the body is read first, as whoever predicts must, and `skip
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
+from collections.abc import Sequence
 
 from modelyard.serving.accepting import new_event_loop
 from modelyard.serving.http.exchange import Exchange
@@ -25,12 +27,21 @@ def main() -> None:
     next((number for number in range(1, workers) if os.fork() == 0), 0)
     headers = [("content-type", "application/json")]
 
-    async def application(exchange: Exchange) -> None:
+    async def reply(exchange: Exchange) -> None:
         if read:
             await exchange.read()
         exchange.answer(200, headers, answer)
 
+    def application(turn: Sequence[Exchange]) -> None:
+        for exchange in turn:
+            if read and not exchange.complete:
+                waiting.add(loop.create_task(reply(exchange)))
+            else:
+                exchange.take()
+                exchange.answer(200, headers, answer)
+
     loop = new_event_loop()
+    waiting: set[asyncio.Task[None]] = set()
     server = HttpServer(application, lambda problem: (headers, problem.detail.encode()), loop, listening.fileno(), 30.0)
     loop.call_soon(server.start)
     loop.run_forever()

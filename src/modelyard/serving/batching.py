@@ -1,26 +1,145 @@
 """Predicts what already waits as one batch: no timer, so nobody waits for others; never across generations.
 
 Slow models predict in a thread, and what comes meanwhile waits together. Quick ones predict in the event loop, where
-what came together is predicted together. See decision record 0103.
+what came together is answered together. See decision record 0103.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from modelyard.contracts import Columns
 from modelyard.packages.table import Table
+from modelyard.serving.loading import Served
 from modelyard.serving.slots import Generation
 
-__all__ = ["Arrivals", "Batcher", "Gathering"]
+__all__ = ["TOGETHER", "Batcher", "Gathering", "Question", "answer_together"]
 
 GATHERED_ROWS = 64
-"""The most rows that are predicted at once in the event loop."""
+"""The most rows that are predicted at once in the event loop, unless a single request has more."""
+TOGETHER = 32
+"""The most requests that are answered at once: the first of them gets its answer after the last was predicted."""
+
+
+class Question(Protocol):
+    """A request for a prediction by a quick model, whose body has come."""
+
+    generation: Generation
+    """That answers, held by whoever asks; reading may find that it is another one."""
+
+    def read(self) -> Columns:
+        """Return checked columns; raises what tells why there are none."""
+
+    def write(self, columns: Columns, outputs: Columns) -> Any:
+        """Return what the client is sent."""
+
+    def failed(self, error: Exception) -> Exception:
+        """Return how the client is told that the predictor raised an error."""
+
+
+class _Part(NamedTuple):
+    place: int
+    question: Question
+    columns: Columns
+
+
+class Gathering:
+    """Answers in the event loop, and at once, what is asked in one turn of it. It belongs to its thread."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Question, asyncio.Future[Any]]] = []
+
+    async def answer(self, question: Question) -> Any:
+        """Return the answer to a question; raises what there is instead of one."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._answer)
+        self._waiting.append((question, answer))
+        return await answer
+
+    def _answer(self) -> None:
+        # Those whose clients gave up are done already.
+        waiting = [one for one in self._waiting if not one[1].done()]
+        self._waiting = []
+        for first in range(0, len(waiting), TOGETHER):
+            some = waiting[first : first + TOGETHER]
+            for (_, answer), result in zip(some, answer_together([question for question, _ in some]), strict=True):
+                if isinstance(result, Exception):
+                    answer.set_exception(result)
+                else:
+                    answer.set_result(result)
+
+
+def answer_together(questions: Sequence[Question]) -> list[Any]:
+    """Return the answers of quick models, in the order of the questions; an exception stands where there is none.
+
+    All are decoded, then all are predicted, then all are encoded: a processor that does the same for many finds the
+    code for it in its caches.
+
+    Args:
+        questions: Of any models.
+    """
+    results: list[Any] = [None] * len(questions)
+    groups: dict[object, list[_Part]] = {}
+    for place, question in enumerate(questions):
+        try:
+            columns = question.read()
+        except Exception as error:
+            results[place] = error
+        else:
+            kind = _kind(question.generation, columns)
+            groups.setdefault(place if kind is None else kind, []).append(_Part(place, question, columns))
+    for group in groups.values():
+        for batch in _cut(group):
+            outputs = _run(batch[0].question.generation.served, [part.columns for part in batch])
+            for part, output in zip(batch, outputs, strict=True):
+                results[part.place] = _answer(part, output)
+    return results
+
+
+def _answer(part: _Part, output: Columns | Exception) -> Any:
+    try:
+        if isinstance(output, Exception):
+            return part.question.failed(output)
+        return part.question.write(part.columns, output)
+    except Exception as error:
+        return error
+
+
+def _kind(generation: Generation, columns: Columns) -> object:
+    """Return what all those share that may be predicted together, or None where that would not pay, or not be right.
+
+    By the generation itself: two models may each have one of the same number.
+    """
+    if not generation.served.joinable:
+        return None
+    if isinstance(columns, Table):
+        return generation, columns.names
+    # To join many columns costs more than to predict twice.
+    return generation if len(columns) == 1 else None
+
+
+def _cut(group: list[_Part]) -> list[list[_Part]]:
+    """Return batches of at most so many rows, unless a single request has more."""
+    if len(group) == 1:
+        return [group]
+    batches: list[list[_Part]] = [[]]
+    room = GATHERED_ROWS
+    for part in group:
+        rows = _rows(part.columns)
+        if batches[-1] and rows > room:
+            batches.append([])
+            room = GATHERED_ROWS
+        batches[-1].append(part)
+        room -= rows
+    return batches
 
 
 class _Waiting(NamedTuple):
@@ -28,75 +147,6 @@ class _Waiting(NamedTuple):
     columns: Columns
     rows: int
     answer: asyncio.Future[Columns]
-
-
-class Arrivals:
-    """Requests that have come to a worker and have not been looked at yet; they belong to its event loop's thread."""
-
-    __slots__ = ("coming",)
-
-    def __init__(self) -> None:
-        self.coming = 0
-
-
-class Gathering:
-    """Predicts in the event loop, as one batch, what came at the same time. It belongs to the event loop's thread.
-
-    Requests that were read from their sockets in one turn of the loop are looked at one after the other. Each but the
-    last puts its rows here, and the last one predicts all of them: nobody waits for what has not come yet.
-
-    Args:
-        arrivals: Says whether there are more.
-    """
-
-    def __init__(self, arrivals: Arrivals) -> None:
-        self._arrivals = arrivals
-        self._waiting: list[_Waiting] = []
-
-    def worth(self, generation: Generation, columns: Columns, rows: int) -> bool:
-        """Say whether there is anybody to share a prediction with, and whether that costs less than one for each.
-
-        Args:
-            generation: That answers.
-            columns: Of the request.
-            rows: How many.
-        """
-        return (
-            rows < GATHERED_ROWS
-            and (self._arrivals.coming > 0 or bool(self._waiting))
-            and generation.served.joinable
-            and (isinstance(columns, Table) or len(columns) == 1)
-        )
-
-    async def predict(self, generation: Generation, columns: Columns, rows: int) -> Columns:
-        """Return what a generation answers; raises what its predictor raises.
-
-        Args:
-            generation: Held by the caller until the answer is there.
-            columns: Checked columns.
-            rows: How many.
-        """
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Columns] = loop.create_future()
-        self._waiting.append(_Waiting(generation, columns, rows, answer))
-        if not self._arrivals.coming:
-            self._predict()
-        elif len(self._waiting) == 1:
-            # Those that come may ask for something else.
-            loop.call_soon(self._predict)
-        return await answer
-
-    def _predict(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        # By the generation itself: two models may each have one of the same number.
-        groups: dict[tuple[Generation, type[Columns]], list[_Waiting]] = {}
-        for one in waiting:
-            if not one.answer.done():
-                groups.setdefault((one.generation, type(one.columns)), []).append(one)
-        for group in groups.values():
-            while group:
-                batch, group = _cut(group, GATHERED_ROWS)
-                _give(batch, _run(batch))
 
 
 class Batcher:
@@ -134,7 +184,10 @@ class Batcher:
         batch = self._next_batch()
         self._running = bool(batch)
         if batch:
-            running = asyncio.get_running_loop().run_in_executor(self._executor, _run, batch)
+            columns = [one.columns for one in batch]
+            running = asyncio.get_running_loop().run_in_executor(
+                self._executor, _run, batch[0].generation.served, columns
+            )
             running.add_done_callback(lambda done: self._done(batch, done))
 
     def _next_batch(self) -> list[_Waiting]:
@@ -155,55 +208,41 @@ class Batcher:
         return batch
 
     def _done(self, batch: list[_Waiting], done: asyncio.Future[list[Columns | Exception]]) -> None:
-        _give(batch, done.result())
+        for one, result in zip(batch, done.result(), strict=True):
+            if one.answer.done():
+                # Its client gave up.
+                continue
+            if isinstance(result, Exception):
+                one.answer.set_exception(result)
+            else:
+                one.answer.set_result(result)
         self._start()
 
 
-def _cut(waiting: list[_Waiting], rows: int) -> tuple[list[_Waiting], list[_Waiting]]:
-    """Return the first ones that have so many rows together, at least one of them, and the rest."""
-    for place, one in enumerate(waiting):
-        rows -= one.rows
-        if rows < 0 and place:
-            return waiting[:place], waiting[place:]
-    return waiting, []
-
-
-def _give(batch: list[_Waiting], results: list[Columns | Exception]) -> None:
-    """Tell each request its result."""
-    for one, result in zip(batch, results, strict=True):
-        if one.answer.done():
-            # Its client gave up.
-            continue
-        if isinstance(result, Exception):
-            one.answer.set_exception(result)
-        else:
-            one.answer.set_result(result)
-
-
-def _run(batch: list[_Waiting]) -> list[Columns | Exception]:
-    """Predict a batch; where that fails, each request alone, so that one does not fail the others."""
-    predict = batch[0].generation.served.predict
-    if len(batch) > 1:
+def _run(served: Served, parts: list[Columns]) -> list[Columns | Exception]:
+    """Predict a batch; where that fails, each part alone, so that one does not fail the others."""
+    if len(parts) > 1:
         try:
-            return _together(batch)
+            return _together(served, parts)
         except Exception:  # noqa: S110  (each is tried alone below, and tells its own reason)
             pass
     results: list[Columns | Exception] = []
-    for one in batch:
+    for columns in parts:
         try:
-            results.append(predict(one.columns))
+            results.append(served.predict(columns))
         except Exception as error:
             results.append(error)
     return results
 
 
-def _together(batch: list[_Waiting]) -> list[Columns | Exception]:
-    outputs = batch[0].generation.served.predict(_joined([one.columns for one in batch]))
+def _together(served: Served, parts: list[Columns]) -> list[Columns | Exception]:
+    outputs = served.predict(_joined(parts))
     results: list[Columns | Exception] = []
     first = 0
-    for one in batch:
-        results.append({name: values[first : first + one.rows] for name, values in outputs.items()})
-        first += one.rows
+    for columns in parts:
+        last = first + _rows(columns)
+        results.append({name: values[first:last] for name, values in outputs.items()})
+        first = last
     return results
 
 
@@ -214,3 +253,7 @@ def _joined(parts: list[Columns]) -> Columns:
         if len(matrices) == len(parts):
             return Table(first.names, np.concatenate(matrices))
     return {name: np.concatenate([part[name] for part in parts]) for name in first}
+
+
+def _rows(columns: Columns) -> int:
+    return len(columns.matrix) if isinstance(columns, Table) else len(next(iter(columns.values())))

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, Protocol
 
 from modelyard.contracts import Columns
 from modelyard.errors import ContractError, ModelyardError
 from modelyard.packages.contract import limit_rows
 from modelyard.packages.table import Table
-from modelyard.serving.batching import Arrivals, Batcher, Gathering
+from modelyard.serving.batching import Batcher, Gathering
 from modelyard.serving.loading import Served
 from modelyard.serving.logs import Log
 from modelyard.serving.metrics import Metrics
@@ -31,19 +31,21 @@ from modelyard.serving.spec import Limits
 from modelyard.serving.state import Page
 from modelyard.serving.tracing import Trace, Tracer
 
-__all__ = ["Decode", "Encode", "Inference", "Taken", "model_missing"]
+__all__ = ["LARGE_BODY", "Codec", "Inference", "Taken", "model_missing"]
 
 LARGE_BODY = 256 * 1024
+"""Bytes; a larger body is decoded beside the event loop."""
 RETRY = (("retry-after", "1"),)
 
-Body = TypeVar("Body")
-Answer = TypeVar("Answer")
 
-Decode = Callable[[Served, Body], Columns]
-"""From a body to checked columns; raises ContractError."""
+class Codec(Protocol):
+    """How one request's body is read and its answer written; a thread may do either."""
 
-Encode = Callable[[Generation, Columns], Answer]
-"""From answer columns to what the protocol sends."""
+    def decode(self, served: Served, body: Any) -> Columns:
+        """Return checked columns; raises ContractError."""
+
+    def encode(self, generation: Generation, outputs: Columns) -> Any:
+        """Return what the protocol sends."""
 
 
 class Inference:
@@ -68,8 +70,7 @@ class Inference:
         self.own = Page.WORKERS + worker
         self.computing = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self.batcher = Batcher(self.computing, limits.rows)
-        self.arrivals = Arrivals()
-        self.gathering = Gathering(self.arrivals)
+        self.gathering = Gathering()
         self.shadowing = Shadowing()
         self.tracer: Tracer | None = None
         """Begins traces, where somebody wants any."""
@@ -176,7 +177,12 @@ class Taken:
         trace: Is told what answered, or None.
     """
 
-    __slots__ = ("_inference", "_pinned", "_request_id", "_slot", "_started", "_trace", "generation", "rows")
+    __slots__ = (
+        "_body", "_codec", "_inference", "_pinned", "_request_id", "_slot", "_started", "_trace", "generation", "rows",
+    )  # fmt: skip
+
+    _body: Any
+    _codec: Codec
 
     def __init__(
         self,
@@ -204,6 +210,14 @@ class Taken:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.leave(error)
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Give the generation back, and count how the request ended.
+
+        Args:
+            error: That was told instead of an answer, or None.
+        """
         inference, generation = self._inference, self.generation
         Slot.release(generation)
         inference.words[inference.own] -= 1
@@ -228,21 +242,22 @@ class Taken:
                 seconds=seconds, generation=generation.number, **(trace.fields if trace is not None else {}),
             )  # fmt: skip
 
-    async def answer(
-        self,
-        body: Body,
-        decode: Decode[Body],
-        encode: Encode[Answer],
-        *,
-        size: int | None = None,
-        beside: bool = False,
-    ) -> Answer:
+    def ask(self, body: Any, codec: Codec) -> None:
+        """Take down what is asked, so that it can be answered together with others.
+
+        Args:
+            body: As the protocol brought it.
+            codec: Reads it, and writes the answer.
+        """
+        self._body = body
+        self._codec = codec
+
+    async def answer(self, body: Any, codec: Codec, *, size: int | None = None, beside: bool = False) -> Any:
         """Predict what a body asks for.
 
         Args:
             body: As the protocol brought it.
-            decode: From the body to checked columns.
-            encode: From answer columns to the protocol's answer.
+            codec: Reads it, and writes the answer.
             size: Bytes of the body; default its length.
             beside: Whether even a small one is too much work for the event loop.
 
@@ -251,51 +266,72 @@ class Taken:
             TooManyRowsError: It has more rows than the limit.
             HttpProblem: 500 the model could not answer.
         """
+        self.ask(body, codec)
         # A body that has no length comes with its size.
-        large = beside or (len(body) if size is None else size) > LARGE_BODY  # type: ignore[arg-type]
+        large = beside or (len(body) if size is None else size) > LARGE_BODY
         if self.generation.quick and not large:
-            try:
-                columns = decode(self.generation.served, body)
-            except ContractError as error:
-                columns = self._decode_by_previous(body, decode, error)
-            self._count(columns)
-            try:
-                if self._inference.gathering.worth(self.generation, columns, self.rows):
-                    outputs = await self._inference.gathering.predict(self.generation, columns, self.rows)
-                else:
-                    outputs = self.generation.served.predict(columns)
-            except ModelyardError:
-                raise
-            except Exception as error:
-                raise self._failed(self.generation, error) from error
-        else:
-            columns = await self._decode(body, decode, large=large)
-            self._count(columns)
-            outputs = await self._predict_beside(self.generation, columns)
-        shadow = None if self._pinned else self._slot.shadow()
-        if shadow is not None:
-            self._mirror(shadow, columns, outputs, lambda served: decode(served, body))
-        if large:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._inference.computing, encode, self.generation, outputs)
-        return encode(self.generation, outputs)
-
-    async def _decode(self, body: Body, decode: Decode[Body], *, large: bool) -> Columns:
+            return await self._inference.gathering.answer(self)
+        columns = await self._read_beside() if large else self.read()
         try:
-            if not large:
-                return decode(self.generation.served, body)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._inference.computing, decode, self.generation.served, body)
-        except ContractError as error:
-            return self._decode_by_previous(body, decode, error)
+            outputs = await self._inference.batcher.predict(self.generation, columns, self.rows)
+        except ModelyardError:
+            raise
+        except Exception as error:
+            raise self.failed(error) from error
+        if not large:
+            return self.write(columns, outputs)
+        loop = asyncio.get_running_loop()
+        answer = await loop.run_in_executor(self._inference.computing, codec.encode, self.generation, outputs)
+        self._mirror(columns, outputs)
+        return answer
 
-    def _decode_by_previous(self, body: Body, decode: Decode[Body], error: ContractError) -> Columns:
+    # What is answered together with others
+
+    def read(self) -> Columns:
+        """Return checked columns, maybe of another generation; raises ContractError and TooManyRowsError."""
+        try:
+            columns = self._codec.decode(self.generation.served, self._body)
+        except ContractError as error:
+            columns = self._read_by_previous(error)
+        self._count(columns)
+        return columns
+
+    def write(self, columns: Columns, outputs: Columns) -> Any:
+        """Return what the client is sent, and let the shadow see it."""
+        answer = self._codec.encode(self.generation, outputs)
+        self._mirror(columns, outputs)
+        return answer
+
+    def failed(self, error: Exception) -> Exception:
+        """Return how the client is told that the predictor raised an error, and take down why."""
+        if isinstance(error, ModelyardError):
+            return error
+        self._inference.log.error(
+            "predict-failed", model=self.generation.record.model, generation=self.generation.number,
+            reason=repr(error)[:500],
+        )  # fmt: skip
+        told = HttpProblem(500, "internal", "The model could not answer.", remedy="The service's log has the reason.")
+        told.__cause__ = error
+        return told
+
+    async def _read_beside(self) -> Columns:
+        loop = asyncio.get_running_loop()
+        try:
+            columns: Columns = await loop.run_in_executor(
+                self._inference.computing, self._codec.decode, self.generation.served, self._body
+            )
+        except ContractError as error:
+            columns = self._read_by_previous(error)
+        self._count(columns)
+        return columns
+
+    def _read_by_previous(self, error: ContractError) -> Columns:
         """Return what fits only the contract that was replaced a short time ago, and take that generation instead."""
         previous = None if self._pinned else self._slot.previous_in_grace(self.generation)
         if previous is None:
             raise error
         try:
-            columns = decode(previous.served, body)
+            columns = self._codec.decode(previous.served, self._body)
         except ContractError:
             Slot.release(previous)
             raise error from None
@@ -303,16 +339,17 @@ class Taken:
         self.generation = previous
         return columns
 
-    def _mirror(
-        self, shadow: Generation, columns: Columns, outputs: Columns, decode: Callable[[Served], Columns]
-    ) -> None:
-        served = shadow.served
+    def _mirror(self, columns: Columns, outputs: Columns) -> None:
+        shadow = None if self._pinned else self._slot.shadow()
+        if shadow is None:
+            return
+        served, body, codec = shadow.served, self._body, self._codec
         same = served.contract.inputs == self.generation.served.contract.inputs
         # Put behind the answer in the event loop's queue.
         asyncio.get_running_loop().call_soon(
             self._inference.shadowing.mirror,
             shadow,
-            (lambda: columns) if same else (lambda: decode(served)),
+            (lambda: columns) if same else (lambda: codec.decode(served, body)),
             outputs,
             self.rows,
         )
@@ -321,17 +358,3 @@ class Taken:
         self.rows = rows = len(columns.matrix) if isinstance(columns, Table) else len(next(iter(columns.values())))
         if rows > self._inference.limits.rows:
             limit_rows(rows, self._inference.limits.rows)
-
-    async def _predict_beside(self, generation: Generation, columns: Columns) -> Columns:
-        try:
-            return await self._inference.batcher.predict(generation, columns, self.rows)
-        except ModelyardError:
-            raise
-        except Exception as error:
-            raise self._failed(generation, error) from error
-
-    def _failed(self, generation: Generation, error: Exception) -> HttpProblem:
-        self._inference.log.error(
-            "predict-failed", model=generation.record.model, generation=generation.number, reason=repr(error)[:500]
-        )
-        return HttpProblem(500, "internal", "The model could not answer.", remedy="The service's log has the reason.")

@@ -94,9 +94,7 @@ class Worker:
         self._tracer = inference.tracer = tracer_of(spec.otel_endpoint, spec.service, self._log)
         routes = routes_of(inference, self._liaison, spec.auth, spec.tls, spec.uploads, explicit=spec.explicit)
         guard = guard_of(spec.auth, self._log, hosts=spec.hosts, anonymous=spec.anonymous)
-        application = Application(
-            routes, spec.limits, self._log, spec.worker, HttpCredentials(guard), self._tracer, inference.arrivals
-        )
+        application = Application(routes, inference, spec.worker, HttpCredentials(guard))
         tls = tls_context(spec.tls, "http/1.1") if spec.tls is not None else None
         self._server = HttpServer(
             application,
@@ -105,7 +103,6 @@ class Worker:
             spec.listening,
             spec.limits.body_seconds,
             tls,
-            inference.arrivals,
         )
         self._grpc = self._grpc_server(inference, guard) if spec.grpc is not None else None
         self._accept = asyncio.Event()

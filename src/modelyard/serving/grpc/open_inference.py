@@ -120,7 +120,7 @@ class OpenInference:
             trace=trace,
         ) as taken:
             call.named = named(taken.generation)
-            answer = await taken.answer(request, _decode, lambda g, o: _encode(request, g, o), size=request.ByteSize())
+            answer: Message = await taken.answer(request, _Codec(request), size=request.ByteSize())
             # The generation before may have answered, within its grace.
             call.named = named(taken.generation)
             return answer
@@ -139,6 +139,23 @@ class OpenInference:
                     "request-refused", request=call.request_id, status=problem.status, code=problem.code
                 )
             await call.send(response)
+
+
+class _Codec:
+    """How one request's tensors are read and answered."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+
+    def decode(self, served: Served, body: Any) -> Columns:
+        """Return checked columns."""
+        return _decode(served, body)
+
+    def encode(self, generation: Generation, outputs: Columns) -> Message:
+        """Return the response, with the outputs that the request asks for."""
+        return _encode(self._request, generation, outputs)
 
 
 def begin_span(tracer: Tracer, call: Call, method: str) -> Trace:

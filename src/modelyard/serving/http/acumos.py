@@ -229,7 +229,8 @@ async def parsed(text: bytes, log: Log, request: Request) -> Schema:
 
 async def _answered(taken: Taken, body: bytes, call: Call, *, beside: bool) -> bytes:
     try:
-        return await taken.answer(body, call.decode, call.encode, beside=beside)
+        answer: bytes = await taken.answer(body, call, beside=beside)
+        return answer
     except ContractError as error:
         # That there is no such operation was told as a misfit, so that a generation in grace could have it.
         missing = call.missing

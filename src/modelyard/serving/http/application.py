@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from modelyard.serving.batching import Arrivals
+from modelyard.serving.batching import TOGETHER, answer_together
 from modelyard.serving.http.body import BodyReader
 from modelyard.serving.http.exchange import Exchange, Headers
-from modelyard.serving.http.routing import Access, Endpoint, Request, Response, Route, Router
-from modelyard.serving.logs import Log
+from modelyard.serving.http.routing import (
+    Access,
+    Answering,
+    Endpoint,
+    Prediction,
+    Request,
+    Response,
+    Route,
+    Router,
+)
+from modelyard.serving.inference import LARGE_BODY, Inference, Taken
 from modelyard.serving.problems import MEDIA_TYPE, HttpProblem, media_type_of, problem_of
 from modelyard.serving.request_ids import RequestIds
-from modelyard.serving.spec import Limits
 from modelyard.serving.tracing import Tracer, trace_fields
 
 __all__ = ["Application", "HttpGuard"]
@@ -35,64 +43,123 @@ class Application:
 
     Args:
         routes: Of every surface.
-        limits: What one request may ask for.
-        log: Of this worker.
+        inference: Of this worker.
         worker: Its number, from 0.
         guard: Who may do what; None lets everybody do everything.
-        tracer: Begins traces; None where nobody wants any.
-        arrivals: Is told that a request is looked at; its connection has counted it.
     """
 
     def __init__(
-        self,
-        routes: Sequence[Route],
-        limits: Limits,
-        log: Log,
-        worker: int,
-        guard: HttpGuard | None = None,
-        tracer: Tracer | None = None,
-        arrivals: Arrivals | None = None,
+        self, routes: Sequence[Route], inference: Inference, worker: int, guard: HttpGuard | None = None
     ) -> None:
         self.router = Router(routes)
-        self._bodies = BodyReader(limits)
-        self._log = log
+        self._inference = inference
+        self._bodies = BodyReader(inference.limits)
+        self._log = inference.log
         self._guard = guard
-        self._tracer = tracer
-        self._arrivals = arrivals or Arrivals()
         self._ids = RequestIds(worker)
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __call__(self, exchange: Exchange) -> None:
-        """Answer one request."""
-        self._arrivals.coming -= 1
+    def __call__(self, turn: Sequence[Exchange]) -> None:
+        """Answer the requests that came in one turn of the event loop.
+
+        Those that ask a quick model with a small body are answered at once and together, the others in tasks.
+        """
+        for first in range(0, len(turn), TOGETHER):
+            self._answer(turn[first : first + TOGETHER])
+
+    def _answer(self, exchanges: Sequence[Exchange]) -> None:
+        requests: list[Request] = []
+        asked: list[Taken] = []
+        for exchange in exchanges:
+            request = Request(exchange, self._ids.of(exchange.headers.get("x-request-id")), self._bodies)
+            try:
+                taken = self._begin(request)
+            except Exception as error:
+                self._refuse(request, error)
+                continue
+            if taken is not None:
+                requests.append(request)
+                asked.append(taken)
+        for request, taken, result in zip(requests, asked, answer_together(asked), strict=True):
+            if isinstance(result, Exception):
+                taken.leave(result)
+                self._refuse(request, result)
+            else:
+                taken.leave()
+                self._send(request, result)
+
+    def _begin(self, request: Request) -> Taken | None:
+        """Begin to answer a request; return what can be answered at once, and has said what it asks."""
+        exchange = request.exchange
         headers = exchange.headers
-        request_id = self._ids.of(headers.get("x-request-id"))
-        request: Request | None = None
+        route, request.parameters = self.router.resolve(exchange.path)
+        method = exchange.method
+        endpoint = route.endpoints.get("GET" if method == "HEAD" else method)
+        if endpoint is None:
+            raise HttpProblem(405, "method", f"{method} is not allowed here.", headers=(("allow", route.allow),))
+        if route.model is not None:
+            request.model = request.parameters[route.model]
+        elif route.meant is not None:
+            request.model = route.meant(request)
+        if self._guard is not None:
+            request.principal = self._guard.check(headers, endpoint.access, request.model)
+        tracer = self._inference.tracer
+        if tracer is not None and endpoint.access in TRACED:
+            answering = self._traced(tracer, request, route, endpoint)
+        else:
+            handled = endpoint.handler(request)
+            if isinstance(handled, Prediction):
+                taken = self._take(request, handled)
+                if (
+                    taken.generation.quick
+                    and not handled.beside
+                    and exchange.held <= LARGE_BODY
+                    and self._bodies.is_ready(exchange)
+                    and "x-request-timeout" not in headers
+                ):
+                    taken.ask(exchange.take(), handled.codec)
+                    return taken
+                answering = self._predict(request, handled, taken)
+            else:
+                answering = handled
+        task = asyncio.get_running_loop().create_task(self._finish(request, answering))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return None
+
+    def _take(self, request: Request, prediction: Prediction) -> Taken:
+        """Take the generation that answers, before the body is read."""
+        taken = self._inference.take(
+            prediction.model,
+            request.id,
+            key=request.routing_key,
+            version=prediction.version,
+            label=prediction.label,
+            trace=request.trace,
+        )
+        request.named = taken.generation.headers
+        return taken
+
+    async def _predict(self, request: Request, prediction: Prediction, taken: Taken) -> Response:
+        """Answer a prediction that takes its time."""
+        with taken:
+            body = await request.body()
+            response: Response = await taken.answer(body, prediction.codec, beside=prediction.beside)
+            return response
+
+    async def _finish(self, request: Request, answering: Answering) -> None:
+        """Answer a request in a task of its own."""
+        timeout = request.header("x-request-timeout")
         try:
-            route, parameters = self.router.resolve(exchange.path)
-            method = exchange.method
-            endpoint = route.endpoints.get("GET" if method == "HEAD" else method)
-            if endpoint is None:
-                raise HttpProblem(405, "method", f"{method} is not allowed here.", headers=(("allow", route.allow),))
-            request = Request(exchange, request_id, parameters, self._bodies)
-            if route.model is not None:
-                request.model = parameters[route.model]
-            elif route.meant is not None:
-                request.model = route.meant(request)
-            if self._guard is not None:
-                request.principal = self._guard.check(headers, endpoint.access, request.model)
-            timeout = headers.get("x-request-timeout")
-            tracer = self._tracer
-            answering = endpoint.handler(request) if tracer is None else _traced(tracer, request, route, endpoint)
             response = await (answering if timeout is None else self._in_time(answering, timeout))
-            response.headers.append(("x-request-id", request_id))
-            exchange.answer(response.status, response.headers, response.body)
+            self._send(request, response)
         except Exception as error:
-            self._answer_problem(exchange, error, request_id, request)
+            self._refuse(request, error)
         except BaseException:
-            exchange.abandon()
+            request.exchange.abandon()
             raise
 
-    async def _in_time(self, answering: Coroutine[Any, Any, Response], given: str) -> Response:
+    async def _in_time(self, answering: Answering, given: str) -> Response:
         """Answer within the seconds that the client still waits."""
         try:
             seconds = float(given)
@@ -110,26 +177,44 @@ class Application:
         except TimeoutError:
             raise HttpProblem(504, "deadline", f"There was no answer within {seconds:g} s.") from None
 
-    def _answer_problem(
-        self,
-        exchange: Exchange,
-        error: Exception,
-        request_id: str,
-        request: Request | None,
-    ) -> None:
+    async def _traced(self, tracer: Tracer, request: Request, route: Route, endpoint: Endpoint) -> Response:
+        """Answer within a trace."""
+        method = request.exchange.method
+        attributes = {
+            "http.request.method": method, "http.route": route.pattern, "url.path": request.exchange.path,
+            "modelyard.request_id": request.id,
+        }  # fmt: skip
+        parent, state = request.header("traceparent"), request.header("tracestate")
+        with tracer.begin(f"{method} {route.pattern}", attributes, parent, state) as trace:
+            request.trace = trace
+            handled = endpoint.handler(request)
+            if isinstance(handled, Prediction):
+                handled = self._predict(request, handled, self._take(request, handled))
+            response = await handled
+            trace.status = response.status
+            return response
+
+    def _send(self, request: Request, response: Response) -> None:
+        response.headers.append(("x-request-id", request.id))
+        request.exchange.answer(response.status, response.headers, response.body)
+
+    def _refuse(self, request: Request, error: Exception) -> None:
+        """Tell a client of an error."""
+        exchange = request.exchange
         problem = problem_of(error)
-        named = request.named if request is not None else ()
-        trace = request.trace if request is not None else None
+        trace = request.trace
         traced = trace_fields(exchange.headers.get("traceparent")) if trace is None else trace.fields
         if problem.status >= 500 and problem.code != "not-ready":
             self._log.error(
-                "request-failed", request=request_id, status=problem.status, reason=repr(error)[:500], **traced
+                "request-failed", request=request.id, status=problem.status, reason=repr(error)[:500], **traced
             )
         else:
-            self._log.info("request-refused", request=request_id, status=problem.status, code=problem.code, **traced)
+            self._log.info("request-refused", request=request.id, status=problem.status, code=problem.code, **traced)
         path = exchange.path
-        headers = [("content-type", media_type_of(path)), *problem.headers, *named, ("x-request-id", request_id)]
-        exchange.answer(problem.status, headers, problem.document(request_id, error=path.startswith("/v2")))
+        headers = [
+            ("content-type", media_type_of(path)), *problem.headers, *request.named, ("x-request-id", request.id)
+        ]  # fmt: skip
+        exchange.answer(problem.status, headers, problem.document(request.id, error=path.startswith("/v2")))
 
     def refusal(self, problem: HttpProblem) -> tuple[Headers, bytes]:
         """Return how a request is answered whose head could not be read, and take it down."""
@@ -137,20 +222,3 @@ class Application:
         self._log.info("request-refused", request=request_id, status=problem.status, code=problem.code)
         headers = [("content-type", MEDIA_TYPE), *problem.headers, ("x-request-id", request_id)]
         return headers, problem.document(request_id)
-
-
-async def _traced(tracer: Tracer, request: Request, route: Route, endpoint: Endpoint) -> Response:
-    """Answer within a trace."""
-    if endpoint.access not in TRACED:
-        return await endpoint.handler(request)
-    method = request.exchange.method
-    attributes = {
-        "http.request.method": method, "http.route": route.pattern, "url.path": request.exchange.path,
-        "modelyard.request_id": request.id,
-    }  # fmt: skip
-    parent, state = request.header("traceparent"), request.header("tracestate")
-    with tracer.begin(f"{method} {route.pattern}", attributes, parent, state) as trace:
-        request.trace = trace
-        response = await endpoint.handler(request)
-        trace.status = response.status
-        return response

@@ -31,6 +31,14 @@ class BodyReader:
         self._limits = limits
         self._patience = _Patience(limits.body_seconds)
 
+    def is_ready(self, exchange: Exchange) -> bool:
+        """Say whether the whole body has come, is not too long, and is not compressed: it can be taken as it is."""
+        return (
+            exchange.complete
+            and exchange.held <= self._limits.body_bytes
+            and "content-encoding" not in exchange.headers
+        )
+
     async def read(self, exchange: Exchange) -> bytes:
         """Return the whole body, unpacked where it is compressed.
 
@@ -40,11 +48,7 @@ class BodyReader:
         Raises:
             HttpProblem: 400 cut off, 408 too slow, 413 too large, 415 compressed in an unknown way.
         """
-        if (
-            exchange.complete
-            and exchange.held <= self._limits.body_bytes
-            and "content-encoding" not in exchange.headers
-        ):
+        if self.is_ready(exchange):
             return exchange.take()
         coding = coding_of(exchange.headers.get("content-encoding"))
         body = await self._arrived(exchange)

@@ -12,14 +12,12 @@ import socket
 import sys
 import termios
 from collections import deque
-from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Final, Protocol, cast
 from urllib.parse import unquote
 
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
-from modelyard.serving.batching import Arrivals
 from modelyard.serving.http.exchange import Exchange, Headers
 from modelyard.serving.problems import HttpProblem
 
@@ -64,10 +62,6 @@ _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ /")
 class Home(Protocol):
     """What a connection belongs to."""
 
-    application: Callable[[Exchange], Coroutine[None, None, None]]
-    """Answers requests, whatever happens, or abandons them."""
-    arrivals: Arrivals
-    """Counts requests until the application looks at them."""
     date: bytes
     """The line that says what time it is."""
     stall_seconds: float
@@ -76,6 +70,9 @@ class Home(Protocol):
     @property
     def crowded(self) -> bool:
         """Whether others wait for a connection to end."""
+
+    def begin(self, exchange: Exchange) -> None:
+        """Have a request answered, whatever happens, or abandoned."""
 
     def refusal(self, problem: HttpProblem) -> tuple[Headers, bytes]:
         """Return how a request is answered that could not be read, and take it down."""
@@ -101,7 +98,6 @@ class Connection(asyncio.Protocol):
     def __init__(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
         self._home = home
         self._loop = loop
-        self._task: asyncio.Task[None] | None = None
         self._answering: Exchange | None = None
         self._receiving: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
@@ -373,13 +369,12 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, exchange: Exchange) -> None:
         self._answering = exchange
-        self._home.arrivals.coming += 1
-        self._task = self._loop.create_task(self._home.application(exchange))
+        self._home.begin(exchange)
 
     def _answered(self) -> None:
         """Go on to the next request, or end, after one was answered and has come to its end."""
         self._used = True
-        self._answering = self._task = None
+        self._answering = None
         if self._ended:
             self._close(linger=self._deaf)
         else:

@@ -16,7 +16,7 @@ from modelyard.contracts import Columns
 from modelyard.packages.codecs import tensors
 from modelyard.serving.asking import LoadRequest, RepositoryIndex, RepositoryIndexRequest, UnloadRequest
 from modelyard.serving.http.origin import http_origin
-from modelyard.serving.http.routing import Answering, Endpoint, Request, Response, Route
+from modelyard.serving.http.routing import Endpoint, Prediction, Request, Response, Route
 from modelyard.serving.inference import Inference, model_missing
 from modelyard.serving.liaison import Liaison
 from modelyard.serving.loading import JSON, Served
@@ -43,6 +43,45 @@ class _Load(msgspec.Struct):
 def server_metadata() -> dict[str, Any]:
     """Return what the server says of itself."""
     return {"name": "modelyard", "version": version_of("modelyard"), "extensions": list(EXTENSIONS)}
+
+
+class _Tensors:
+    """How one request's tensors are read and answered.
+
+    Args:
+        model: That the path names.
+        length: Bytes of the JSON before binary tensors, or None.
+        rows: The most that there may be.
+    """
+
+    __slots__ = ("_asked", "_length", "_model", "_rows")
+
+    _asked: tensors.Request
+
+    def __init__(self, model: str, length: int | None, rows: int) -> None:
+        self._model = model
+        self._length = length
+        self._rows = rows
+
+    def decode(self, served: Served, body: bytes) -> Columns:
+        """Return checked columns."""
+        self._asked = tensors.decode(served.contract, body, self._length, self._rows)
+        return self._asked.columns
+
+    def encode(self, generation: Generation, outputs: Columns) -> Response:
+        """Return the response, with the outputs that the request asks for."""
+        answer, head = tensors.encode(
+            generation.served.contract,
+            outputs,
+            self._asked,
+            model_name=self._model,
+            model_version=generation.version,
+            parameters={"generation": generation.number},
+        )
+        headers = [("content-type", JSON if head is None else OCTETS), *generation.headers]
+        if head is not None:
+            headers.append((HEADER_LENGTH, str(head)))
+        return Response(200, headers, answer)
 
 
 class OpenInference:
@@ -74,41 +113,11 @@ class OpenInference:
             Route("/v2/repository/models/{name}/unload", {"POST": Endpoint(self.unload, "load")}),
         )
 
-    def infer(self, request: Request) -> Answering:
+    def infer(self, request: Request) -> Prediction:
         """Predict from tensors."""
-        return self._infer(request, *request.parameters)
-
-    async def _infer(self, request: Request, name: str, version: str | None = None) -> Response:
+        name, *version = request.parameters
         length = _header_length(request.header(HEADER_LENGTH))
-        with self._inference.take(
-            name, request.id, key=request.routing_key, version=version, trace=request.trace
-        ) as taken:
-            request.named = taken.generation.headers
-            body = await request.body()
-            asked: tensors.Request | None = None
-
-            def decode(served: Served, given: bytes) -> Columns:
-                nonlocal asked
-                asked = tensors.decode(served.contract, given, length, self._inference.limits.rows)
-                return asked.columns
-
-            def encode(generation: Generation, outputs: Columns) -> tuple[bytes, int | None]:
-                if asked is None:
-                    raise RuntimeError("an answer is encoded after its request was decoded")
-                return tensors.encode(
-                    generation.served.contract,
-                    outputs,
-                    asked,
-                    model_name=name,
-                    model_version=generation.version,
-                    parameters={"generation": generation.number},
-                )
-
-            answer, head = await taken.answer(body, decode, encode)
-            headers = [("content-type", JSON if head is None else OCTETS), *taken.generation.headers]
-            if head is not None:
-                headers.append((HEADER_LENGTH, str(head)))
-            return Response(200, headers, answer)
+        return Prediction(name, _Tensors(name, length, self._inference.limits.rows), version[0] if version else None)
 
     async def model(self, request: Request) -> Response:
         """Describe a model's tensors."""

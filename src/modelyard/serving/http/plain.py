@@ -9,17 +9,55 @@ import msgspec
 
 from modelyard.contracts import Columns
 from modelyard.serving.http.negotiation import acceptable, media_type
-from modelyard.serving.http.routing import Answering, Endpoint, Request, Response, Route
+from modelyard.serving.http.routing import Endpoint, Prediction, Request, Response, Route
 from modelyard.serving.inference import Inference
 from modelyard.serving.loading import ARROW, CSV, JSON, JSON_COLUMNS, PARQUET, Served
 from modelyard.serving.problems import HttpProblem
 from modelyard.serving.slots import Generation
+from modelyard.serving.spec import Limits
 
 __all__ = ["Plain"]
 
 KINDS = (JSON, CSV, ARROW, PARQUET)
 ARROW_KINDS = frozenset({ARROW, PARQUET})
 _BY_COLUMNS = re.compile(rb'^\s*\{\s*"columns"\s*:')
+
+
+class _Rows:
+    """How one request's rows are read and answered.
+
+    Args:
+        kind: Media type of the body.
+        wanted: Media type of the answer.
+        limits: What a request may ask for.
+    """
+
+    __slots__ = ("_body", "_kind", "_limits", "_wanted")
+
+    _body: bytes
+
+    def __init__(self, kind: str, wanted: str, limits: Limits) -> None:
+        self._kind = kind
+        self._wanted = wanted
+        self._limits = limits
+
+    def decode(self, served: Served, body: bytes) -> Columns:
+        """Return checked columns."""
+        self._body = body
+        if self._kind in ARROW_KINDS:
+            return served.unpackers[self._kind](body, self._limits)
+        return served.decoders[self._kind](body, self._limits.rows)
+
+    def encode(self, generation: Generation, outputs: Columns) -> Response:
+        """Return the response; in JSON it is by columns where the request was."""
+        encoders, wanted = generation.served.encoders, self._wanted
+        if wanted == JSON:
+            by_columns = self._kind == JSON and _BY_COLUMNS.match(self._body)
+            answer = encoders[JSON_COLUMNS if by_columns else JSON](outputs)
+            answer = generation.json_prefix + b"," + answer[1:]
+        else:
+            answer = encoders[wanted](outputs)
+        return Response(200, [("content-type", wanted), *generation.headers], answer)
 
 
 class Plain:
@@ -43,51 +81,26 @@ class Plain:
             Route("/v1/models", {"GET": Endpoint(self.models, "read")}),
         )
 
-    def predict(self, request: Request) -> Answering:
+    def predict(self, request: Request) -> Prediction:
         """Predict the rows of a body."""
         return self._predict(request)
 
-    def predict_version(self, request: Request) -> Answering:
+    def predict_version(self, request: Request) -> Prediction:
         """Predict by one version alone."""
         return self._predict(request, version=request.parameters[1])
 
-    def predict_label(self, request: Request) -> Answering:
+    def predict_label(self, request: Request) -> Prediction:
         """Predict by what a label names."""
         return self._predict(request, label=request.parameters[1])
 
-    async def _predict(self, request: Request, *, version: str | None = None, label: str | None = None) -> Response:
+    def _predict(self, request: Request, *, version: str | None = None, label: str | None = None) -> Prediction:
         headers = request.exchange.headers
         kind = media_type(headers.get("content-type"), KINDS)
         wanted = acceptable(headers.get("accept"), KINDS, kind)
-        with self._inference.take(
-            request.parameters[0],
-            request.id,
-            key=request.routing_key,
-            version=version,
-            label=label,
-            trace=request.trace,
-        ) as taken:
-            request.named = taken.generation.headers
-            body = await request.body()
-
-            limits = self._inference.limits
-
-            def decode(served: Served, given: bytes) -> Columns:
-                if kind in ARROW_KINDS:
-                    return served.unpackers[kind](given, limits)
-                return served.decoders[kind](given, limits.rows)
-
-            def encode(generation: Generation, outputs: Columns) -> bytes:
-                if wanted != JSON:
-                    return generation.served.encoders[wanted](outputs)
-                by_columns = kind == JSON and _BY_COLUMNS.match(body)
-                answer = generation.served.encoders[JSON_COLUMNS if by_columns else JSON](outputs)
-                return generation.json_prefix + b"," + answer[1:]
-
-            # Arrow is imported at its first use, and unpacks what is far larger than the body.
-            beside = kind in ARROW_KINDS or wanted in ARROW_KINDS
-            answer = await taken.answer(body, decode, encode, beside=beside)
-            return Response(200, [("content-type", wanted), *taken.generation.headers], answer)
+        # Arrow is imported at its first use, and unpacks what is far larger than the body.
+        beside = kind in ARROW_KINDS or wanted in ARROW_KINDS
+        codec = _Rows(kind, wanted, self._inference.limits)
+        return Prediction(request.parameters[0], codec, version, label, beside)
 
     async def models(self, _request: Request) -> Response:
         """List what is served."""

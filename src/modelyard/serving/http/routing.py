@@ -10,10 +10,11 @@ from typing import Any, Literal, NamedTuple
 
 from modelyard.serving.http.body import BodyReader
 from modelyard.serving.http.exchange import Exchange, Headers
+from modelyard.serving.inference import Codec
 from modelyard.serving.problems import HttpProblem
 from modelyard.serving.tracing import Trace
 
-__all__ = ["Access", "Answering", "Endpoint", "Handler", "Request", "Response", "Route", "Router"]
+__all__ = ["Access", "Answering", "Endpoint", "Handler", "Prediction", "Request", "Response", "Route", "Router"]
 
 Access = Literal["public", "infer", "read", "load", "promote"]
 """What a caller must be allowed to do. `public` is health alone."""
@@ -36,17 +37,17 @@ class Request:
     Args:
         exchange: Its head and body.
         request_id: Names it in the log and the answer.
-        parameters: The variable parts of its path, in the order of the route's pattern.
         bodies: Reads its body within the limits.
     """
 
     __slots__ = ("bodies", "exchange", "id", "model", "named", "parameters", "principal", "trace")
 
-    def __init__(self, exchange: Exchange, request_id: str, parameters: tuple[str, ...], bodies: BodyReader) -> None:
+    def __init__(self, exchange: Exchange, request_id: str, bodies: BodyReader) -> None:
         self.exchange = exchange
         self.id = request_id
-        self.parameters = parameters
         self.bodies = bodies
+        self.parameters: tuple[str, ...] = ()
+        """The variable parts of its path, in the order of the route's pattern."""
         self.model: str | None = None
         """The model that it is about, where path, query or the service say so: the one that credentials must allow."""
         self.principal: str | None = None
@@ -69,8 +70,26 @@ class Request:
         return self.bodies.read(self.exchange)
 
 
+class Prediction(NamedTuple):
+    """What a handler returns where a model is asked: it is answered together with others that came at the same time.
+
+    Args:
+        model: Its name.
+        codec: Reads the body and writes the response.
+        version: That one alone may answer.
+        label: What it names alone may answer.
+        beside: Whether even a small body is too much work for the event loop.
+    """
+
+    model: str
+    codec: Codec
+    version: str | None = None
+    label: str | None = None
+    beside: bool = False
+
+
 Answering = Coroutine[Any, Any, Response]
-Handler = Callable[[Request], Answering]
+Handler = Callable[[Request], Answering | Prediction]
 
 
 @dataclass(frozen=True, slots=True)

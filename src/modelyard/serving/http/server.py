@@ -1,22 +1,21 @@
-"""Accepts HTTP connections and hands their requests to an application. See decision record 0100."""
+"""Accepts HTTP connections and hands their requests to an application. See decision records 0100 and 0103."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Sequence
 from email.utils import formatdate
 
 from modelyard.serving.accepting import Acceptor
-from modelyard.serving.batching import Arrivals
 from modelyard.serving.http.connection import Connection
 from modelyard.serving.http.exchange import Exchange, Headers
 from modelyard.serving.problems import HttpProblem
 
 __all__ = ["Application", "HttpServer", "Refusal"]
 
-Application = Callable[[Exchange], Coroutine[None, None, None]]
-"""Answers a request, whatever happens, or abandons it."""
+Application = Callable[[Sequence[Exchange]], None]
+"""Answers the requests that came in one turn of the event loop, whatever happens, or abandons them; now or later."""
 
 Refusal = Callable[[HttpProblem], tuple[Headers, bytes]]
 """Says how a request is answered that could not be read."""
@@ -32,7 +31,6 @@ class HttpServer(Acceptor):
         descriptor: Of the listening socket, shared with other processes.
         stall_seconds: How long a client may leave an answer unread.
         tls: How connections are encrypted, or None.
-        arrivals: Counts requests until the application looks at them, which takes down that it did.
     """
 
     def __init__(
@@ -43,15 +41,24 @@ class HttpServer(Acceptor):
         descriptor: int,
         stall_seconds: float,
         tls: ssl.SSLContext | None = None,
-        arrivals: Arrivals | None = None,
     ) -> None:
         super().__init__(lambda: Connection(self, loop), loop, descriptor, tls)
-        self.application = application
-        self.arrivals = arrivals or Arrivals()
+        self._application = application
+        self._turn: list[Exchange] = []
         self.refusal = refusal
         self.stall_seconds = stall_seconds
         self.date = b""
         self._tell_time()
+
+    def begin(self, exchange: Exchange) -> None:
+        """Have a request answered, with all others that are read from their sockets in this turn of the event loop."""
+        if not self._turn:
+            self._loop.call_soon(self._answer)
+        self._turn.append(exchange)
+
+    def _answer(self) -> None:
+        turn, self._turn = self._turn, []
+        self._application(turn)
 
     def _tell_time(self) -> None:
         """Say the time once a second; RFC 9110 wants it on every answer (section 6.6.1)."""

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -30,6 +30,7 @@ class Front:
         self.port = listening.getsockname()[1]
         self.asked: list[tuple[str, str, str, dict[str, str]]] = []
         self.lost = threading.Event()
+        self.tasks: set[asyncio.Task[None]] = set()
         self.loop = new_event_loop()
         self.server = HttpServer(
             self.application, lambda problem: ([], problem.code.encode()), self.loop, listening.detach(), stall
@@ -47,7 +48,14 @@ class Front:
         asyncio.set_event_loop(self.loop)
         self.loop.run_until_complete(serve())
 
-    async def application(self, exchange: Exchange) -> None:
+    def application(self, turn: Sequence[Exchange]) -> None:
+        """Answer each request in a task of its own."""
+        for exchange in turn:
+            task = self.loop.create_task(self.reply(exchange))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def reply(self, exchange: Exchange) -> None:
         """Answer by the path: echo, early, slow, large, broken, split or gone."""
         self.asked.append((exchange.method, exchange.path, exchange.query, dict(exchange.headers)))
         if exchange.path == "/early":

@@ -18,13 +18,16 @@ from modelyard.serving.http.acumos_uploads import AcumosUploads
 from modelyard.serving.http.application import Application
 from modelyard.serving.http.body import BodyReader
 from modelyard.serving.http.openapi import Security, document_of
-from modelyard.serving.http.routing import Request, Route
+from modelyard.serving.http.routing import Prediction, Request, Route
 from modelyard.serving.http.surfaces import routes_of
 from modelyard.serving.slots import Slots
 from modelyard.serving.spec import Limits
 from modelyard.serving.state import Page
 
 PACKAGE = "modelyard.serving.http"
+PREDICTING = (Application._predict, Application._take)
+"""What the application does with a request alone whose handler returns a prediction."""
+
 TOLD_OTHERWISE = {
     "accept": "the media types of the answer tell of it; OpenAPI ignores a parameter of this name",
     "content-type": "the media types of the body tell of it; OpenAPI ignores a parameter of this name",
@@ -43,12 +46,12 @@ def source_of(function: Any) -> ast.AST:
 class Reading:
     """Finds what functions read of a request, and what the functions that they call in this package read."""
 
-    def __init__(self) -> None:
+    def __init__(self, *left_out: Any) -> None:
         self.headers: set[str] = set()
         self.query: set[str] = set()
         self.statuses: set[int] = set()
         """Of the problems that they raise themselves."""
-        self._seen: set[Any] = set()
+        self._seen: set[Any] = set(left_out)
 
     def follow(self, function: Any, owner: Any = None) -> Reading:
         while isinstance(function, functools.partial):
@@ -79,6 +82,9 @@ class Reading:
             self.query.add(self._constant(call.args[1], function))
         elif name == "HttpProblem" and isinstance(call.args[0], ast.Constant):
             self.statuses.add(int(str(call.args[0].value)))
+        elif found is Prediction:
+            for step in PREDICTING:
+                self.follow(step, Application)
         elif inspect.isclass(found) and found is not Request and found.__module__.startswith(PACKAGE):
             for member in vars(found).values():
                 if inspect.isfunction(member):
@@ -132,9 +138,7 @@ def parameters(told: dict[str, Any], document: dict[str, Any]) -> dict[str, set[
 @pytest.fixture(scope="module")
 def common() -> set[str]:
     """Headers that are read of every request, whatever its handler."""
-    reading = Reading().follow(Application.__call__, Application)
-    reading.follow(inspect.getmodule(Application)._traced)  # type: ignore[union-attr]
-    return reading.headers
+    return Reading(*PREDICTING).follow(Application.__call__, Application).headers
 
 
 def test_the_application_reads_what_is_told_of_every_operation(common):

@@ -28,7 +28,7 @@ BODY = json.dumps({"rows": [{"x": 1.0}]})
 PREDICT = "/v1/models/m/predict"
 
 ROUTES = """
-import gc, json, os, socket, sys
+import gc, json, os, pathlib, socket, sys
 from modelyard.serving.http.routing import Router
 from modelyard.serving.spec import Limits, WorkerSpec
 from modelyard.serving.state import Page
@@ -39,6 +39,7 @@ os.ftruncate(page, 1 << 20)
 worker = Worker(WorkerSpec(
     service="dev", worker=0, workers=1, supervisor=os.getppid(), listening=listening.fileno(), control=theirs.fileno(),
     page=page, limits=Limits(), log_level="error", loader="modelyard.serving.packaged", drain_seconds=1.0,
+    uploads=pathlib.Path("/nowhere"),
 ))
 routers = [found for found in gc.get_objects() if isinstance(found, Router)]
 print(json.dumps([

@@ -5,8 +5,10 @@ nginx is Debian's `nginx-light`; where it is missing and we are root, it is inst
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -20,17 +22,19 @@ import httpx
 import pytest
 from tests.certificates import Authority
 from tests.integration.serving import grpc_calls
+from tests.integration.serving.test_auth import path_of, routes
 
 from modelyard.errors import InputError, RefusedError
 from modelyard.serving.auth.keys import KeyFile
 from modelyard.serving.auth.spec import AuthSpec, TlsSpec
 from modelyard.serving.deployment.examples import examples
-from modelyard.serving.deployment.nginx import Front, nginx_site
+from modelyard.serving.deployment.nginx import FORMS, UPLOADS, Front, nginx_site
 from modelyard.serving.deployment.systemd import Process, systemd_unit
 from modelyard.serving.spec import Limits, ServiceSpec
 
 NAME = "models.example.org"
 BODY = json.dumps({"rows": [{"x": 2.0}]})
+LIMITS = {"body_bytes": 20_000, "upload_bytes": 24_000_000}
 PREDICT = "/v1/models/m/predict"
 
 
@@ -167,7 +171,8 @@ def fronted(shared, tmp_path_factory) -> Iterator[tuple]:
     folder = tmp_path_factory.mktemp("nginx")
     keys = KeyFile(folder / "keys.json")
     infer, _ = keys.add(["infer", "read"])
-    shared.start(auth={"keys": str(keys.path)}, grpc_port=0, limits={"body_bytes": 20_000})
+    load, _ = keys.add(["load", "infer"])
+    shared.start(auth={"keys": str(keys.path)}, grpc_port=0, limits=LIMITS)
     shared.client.swap("m", "v1", shared.package(factor=2))
     authority = Authority()
     authority.write(folder / "root.pem")
@@ -175,7 +180,7 @@ def fronted(shared, tmp_path_factory) -> Iterator[tuple]:
     port = free_port()
     spec = ServiceSpec(
         name="dev", folder=shared.folder, port=int(shared.client.url.rsplit(":", 1)[1]),
-        grpc_port=int(shared.client.grpc.rsplit(":", 1)[1]), limits=Limits(body_bytes=20_000),
+        grpc_port=int(shared.client.grpc.rsplit(":", 1)[1]), limits=Limits(**LIMITS),
         auth=AuthSpec(keys=keys.path),
     )  # fmt: skip
     front = Front(NAME, folder / "certificate.pem", folder / "key.pem", f"127.0.0.1:{port}")
@@ -185,7 +190,7 @@ def fronted(shared, tmp_path_factory) -> Iterator[tuple]:
         base_url=f"https://127.0.0.1:{port}", verify=trusting(folder / "root.pem"),
         headers={"host": NAME, "x-api-key": infer},
     ) as client:  # fmt: skip
-        yield shared, client, nginx, infer
+        yield shared, client, nginx, (infer, load)
 
 
 def test_a_prediction_passes_nginx_with_its_request_id_and_key(fronted):
@@ -229,8 +234,68 @@ def test_a_body_that_is_too_long_is_a_problem_document_of_the_same_form(fronted)
     assert "buffered to a temporary file" not in (nginx.folder / "error.log").read_text()
 
 
+def zeros(size: int) -> Iterator[bytes]:
+    """The size of a body, in pieces, so that a test holds little of it."""
+    for start in range(0, size, 65536):
+        yield bytes(min(65536, size - start))
+
+
+def upload(client: httpx.Client, path: str, size: int, name: str = "model", **headers: str) -> httpx.Response:
+    """Send a form whose one part has this size."""
+    head = f'--b\r\ncontent-disposition: form-data; name="{name}"; filename="m"\r\n\r\n'.encode()
+    tail = b"\r\n--b--\r\n"
+    headers |= {
+        "content-type": "multipart/form-data; boundary=b", "content-length": str(len(head) + size + len(tail))
+    }  # fmt: skip
+    return client.put(path, content=itertools.chain([head], zeros(size), [tail]), headers=headers)
+
+
+@pytest.mark.parametrize("path", ["/model", "/modelrunner/putModel"])
+def test_a_model_as_large_as_the_service_takes_passes_nginx_unbuffered_and_a_larger_one_does_not(fronted, path):
+    """Many times as long as a request may be; zeros are no model, which only the service itself can tell."""
+    _, client, nginx, (_, load) = fronted
+    answer = upload(client, path, LIMITS["upload_bytes"], **{"x-api-key": load})
+    assert (answer.status_code, answer.json()["type"]) == (415, "urn:modelyard:problem:format"), answer.text
+    answer = upload(client, path, LIMITS["upload_bytes"] + 1, **{"x-api-key": load})
+    assert (answer.status_code, "'model'" in answer.text) == (413, True), "it is the service that counts to the byte"
+    answer = upload(client, path, LIMITS["upload_bytes"] + 1_000_000, **{"x-api-key": load})
+    assert answer.status_code == 413
+    assert list((nginx.folder / "client_body").rglob("*")) == []
+    assert "buffered to a temporary file" not in (nginx.folder / "error.log").read_text()
+
+
+def test_who_may_upload_nothing_is_told_so_through_nginx(fronted):
+    _, client, _, (infer, _) = fronted
+    for key, status in (("wrong", 401), (infer, 403)):
+        assert upload(client, "/model", LIMITS["upload_bytes"], **{"x-api-key": key}).status_code == status
+    assert client.post(PREDICT, content=BODY, headers={"content-type": "application/json"}).status_code == 200
+
+
+def test_the_file_in_a_form_may_be_as_long_as_a_body(fronted):
+    _, client, *_ = fronted
+    for size, status in ((20_000, 422), (20_001, 413), (1_000_000, 413)):
+        answer = client.post("/transformCSVDefault", files={"csvFile": b"x" * size})
+        assert answer.status_code == status, answer.text
+
+
+def test_every_path_that_takes_a_form_has_a_location_that_lets_it_pass(fronted):
+    shared, _, _, (_, load) = fronted
+    forms = set()
+    for pattern, methods in routes():
+        for method in methods.keys() & {"POST", "PUT"}:
+            path = path_of(pattern)
+            answer = shared.request(method, path, b"x", x_api_key=load, content_type="text/plain")
+            if answer.status == 415 and "is no form" in answer.json["detail"]:
+                forms.add(path)
+            else:
+                assert not re.search(f"{UPLOADS}|{FORMS}", path), answer.body
+    assert {path for path in forms if re.search(UPLOADS, path)} >= {"/model", "/modelrunner/transformCSV"}
+    assert len({path for path in forms if re.search(FORMS, path)}) >= 10
+    assert {path for path in forms if not re.search(f"{UPLOADS}|{FORMS}", path)} == set()
+
+
 def test_grpc_passes_on_the_same_port(fronted):
-    _, _, nginx, key = fronted
+    _, _, nginx, (key, _) = fronted
     credentials = grpc.ssl_channel_credentials((nginx.folder / "root.pem").read_bytes())
     with grpc.secure_channel(
         f"127.0.0.1:{nginx.port}", credentials, options=[("grpc.ssl_target_name_override", NAME)]

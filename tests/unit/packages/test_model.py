@@ -314,6 +314,13 @@ def test_operators_inside_branches_are_seen() -> None:
     assert "evil.ops" in scan(model.SerializeToString()).domains
 
 
+def test_a_file_of_zeros_is_told_from_a_model_at_its_first_byte() -> None:
+    from modelyard.packages.flavours.onnx_scan import scan
+
+    with pytest.raises(ValueError, match="before byte 1 has the number 0"):
+        scan(bytes(1_000_000))
+
+
 def test_an_onnx_model_with_two_inputs_or_another_type_is_refused(tmp_path: Path) -> None:
     model = onnx.load(onnx_file(tmp_path / "m"))
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.DOUBLE

@@ -97,6 +97,9 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | None]]:
     while place < len(data):
         tag, place = _varint(data, place)
         number, wire = tag >> 3, tag & 7
+        if number == 0:
+            # No message has one; a file of zeros would be one such field for every two bytes, and take minutes.
+            raise ValueError(f"the field before byte {place} has the number 0")
         value = None
         if wire == 0:
             _, place = _varint(data, place)

@@ -10,11 +10,24 @@ from modelyard.errors import InputError, RefusedError
 from modelyard.serving.auth.loopback import is_loopback
 from modelyard.serving.spec import ServiceSpec
 
-__all__ = ["Front", "nginx_site"]
+__all__ = ["FORMS", "UPLOADS", "Front", "nginx_site"]
 
 MEMORY_BYTES = 16 * 1024 * 1024
 """Bodies up to this are kept in nginx's memory; a longer one, where the service takes it, in a file."""
 
+UPLOADS = r"^(/modelrunner)?/(model|putModel|transform|transformCSV|transformJSON)$"
+"""Paths that take a model, as Acumos's clients send it."""
+
+FORMS = (
+    r"^(/modelrunner)?/(getBinary(JSON)?(Default)?|transform(CSV|JSON)?Default"
+    r"|proto|putProto|model/configuration|putModelConfig)$"
+)
+"""Paths that take the file of a request, or a small one, in a form."""
+
+_FORM_BYTES = 512 * 1024
+"""Beside its file a form has a proto file, boundaries and heads of parts; the service itself counts to the byte."""
+
+_UPLOAD_BUFFER = 128 * 1024
 _MARGIN = 10
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 _GRPC = r"^/(inference\.GRPCInferenceService|grpc\.health\.v1\.Health|grpc\.reflection\.v1(alpha)?\.ServerReflection)/"
@@ -47,8 +60,8 @@ server {
     ssl_session_tickets off;
     add_header Strict-Transport-Security "max-age=31536000" always;
 
-    # As long as the service's own limit. A body is read whole, in memory, before the service hears of it: who sends
-    # slowly holds no place there, and nothing is written to the disk.
+    # As long as the service's own limits, here and below. A body is read whole, in memory, before the service hears of
+    # it: who sends slowly holds no place there, and nothing is written to the disk.
     client_max_body_size %(body)d;
     client_body_buffer_size %(memory)d;
     client_body_timeout %(body_seconds)ds;
@@ -71,6 +84,22 @@ server {
     proxy_next_upstream_timeout 5s;
 
     location / {
+        proxy_pass http://modelyard_%(own)s;
+    }
+
+    # Forms are longer than the files in them.
+    location ~ "%(forms)s" {
+        client_max_body_size %(form)d;
+        client_body_buffer_size %(form_memory)d;
+        proxy_pass http://modelyard_%(own)s;
+    }
+
+    # Models are passed on as they come: who may upload none is refused before much was sent. The service ends what
+    # comes too slowly, and takes few at a time.
+    location ~ "%(uploads)s" {
+        client_max_body_size %(upload)d;
+        client_body_buffer_size %(upload_buffer)d;
+        proxy_request_buffering off;
         proxy_pass http://modelyard_%(own)s;
     }
 %(grpc)s
@@ -132,6 +161,12 @@ def nginx_site(spec: ServiceSpec, front: Front) -> str:
         "key": _quoted(front.key),
         "body": spec.limits.body_bytes,
         "memory": min(spec.limits.body_bytes, MEMORY_BYTES),
+        "forms": FORMS,
+        "form": spec.limits.body_bytes + _FORM_BYTES,
+        "form_memory": min(spec.limits.body_bytes, MEMORY_BYTES) + _FORM_BYTES,
+        "uploads": UPLOADS,
+        "upload": spec.limits.upload_bytes + spec.limits.body_bytes + _FORM_BYTES,
+        "upload_buffer": _UPLOAD_BUFFER,
         "body_seconds": max(1, round(spec.limits.body_seconds)),
         "read": round(spec.prepare_seconds) + _MARGIN,
         "grpc": _grpc_location(spec, own),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import select
 import socket
 import time
 from pathlib import Path
@@ -72,6 +73,22 @@ def test_a_body_must_arrive_in_the_time_that_was_set(limited):
         assert response.status == 408
         assert b"within 0.2 s" in response.read()
         assert time.monotonic() - started < 5
+
+
+def test_a_form_may_take_the_time_that_was_set_and_then_must_not_be_slow(limited):
+    """Its pieces come quickly enough, so that only their average is too low."""
+    service = limited(body_seconds=0.5)
+    with socket.create_connection(("127.0.0.1", int(service.client.url.rsplit(":", 1)[1])), timeout=10) as client:
+        head = "PUT /model HTTP/1.1\r\nhost: localhost\r\ncontent-length: 900000\r\n"
+        part = f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="model"\r\n\r\n'
+        client.sendall(f"{head}content-type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n{part}".encode())
+        started = time.monotonic()
+        while not select.select([client], [], [], 0.05)[0]:
+            client.sendall(b"x" * 20)
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        assert (response.status, b"less than 16384 bytes" in response.read()) == (408, True)
+        assert 0.5 <= time.monotonic() - started < 5
 
 
 def test_only_so_many_uploads_are_taken_side_by_side(limited):

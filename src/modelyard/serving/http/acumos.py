@@ -190,7 +190,8 @@ class Acumos:
 
     def _form(self, request: Request, kind: Kind, proto: int = 0) -> Any:
         parts = {_file(kind): self._inference.limits.body_bytes, "operation": 1024}
-        return open_form(request, parts | ({"proto": proto} if proto else {}))
+        limits = self._inference.limits
+        return open_form(request, parts | ({"proto": proto} if proto else {}), patience=limits.body_seconds)
 
     def _call(self, request: Request, form: Form, kind: Kind, wanted: str, schema: Schema | None = None) -> Call:
         call: Call = _calls().Call(

@@ -101,7 +101,7 @@ class AcumosUploads:
         """Stage a proto file."""
         self._check_explicit()
         with self._inference.admitted():
-            async with open_form(request, {"proto": PROTO_BYTES}) as form:
+            async with self._small_form(request, {"proto": PROTO_BYTES}) as form:
                 text = form.part("proto")
             schema = await parsed(text, self._inference.log, request)
             if not schema.operations:
@@ -116,7 +116,7 @@ class AcumosUploads:
         """Stage a configuration."""
         self._check_explicit()
         with self._inference.admitted():
-            async with open_form(request, {"modelConfig": CONFIGURATION_BYTES}) as form:
+            async with self._small_form(request, {"modelConfig": CONFIGURATION_BYTES}) as form:
                 form.part("modelConfig")
                 wishes, ignored = read_configuration(form.text("modelConfig") or "")
             file = await self._written(msgspec.json.encode(wishes))
@@ -188,9 +188,13 @@ class AcumosUploads:
                 self._uploading -= 1
 
     def _form(self, request: Request, small: dict[str, int]) -> Any:
-        limit = self._inference.limits.upload_bytes
+        limits = self._inference.limits
         proto = {"proto": PROTO_BYTES} if small else {}
-        return open_form(request, small | proto, {"model": limit}, self._incoming)
+        large = {"model": limits.upload_bytes}
+        return open_form(request, small | proto, large, self._incoming, patience=limits.body_seconds)
+
+    def _small_form(self, request: Request, small: dict[str, int]) -> Any:
+        return open_form(request, small, patience=self._inference.limits.body_seconds)
 
     async def _written(self, content: bytes) -> Path:
         file = self._incoming / secrets.token_hex(16)

@@ -21,13 +21,17 @@ from modelyard.serving.problems import HttpProblem
 __all__ = ["MAXIMUM_PARTS", "Form", "open_form"]
 
 MAXIMUM_PARTS = 16
-"""Of one form, those that nobody asked for included."""
+"""Of one form, those that nobody asked for included. No setting: the longest form that is read here has four parts."""
 
 SLOWEST = 16 * 1024
-"""Bytes in a second, on average, once the form has had its patience: who sends slower holds a place for hours."""
+"""Bytes in a second, on average, once the form has had `body_seconds`: who sends slower holds a place for hours.
 
-PATIENCE = 30.0
-_OVERHEAD = 64 * 1024
+No setting of its own: with more `body_seconds` a form of that many times this size may come as slowly as it likes.
+"""
+
+_OVERHEAD = MAXIMUM_PARTS * 4 * 1024
+"""Of all boundaries and heads of parts together. No setting: a head has two short lines (RFC 7578, 4.2 and 4.4)."""
+
 _WRITE = 1024 * 1024
 _CLOSE = (("connection", "close"),)
 _BOUNDARY = re.compile(r';\s*boundary=(?:"([^"\r\n\\]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE)
@@ -75,7 +79,12 @@ class Form:
 
 @asynccontextmanager
 async def open_form(
-    request: Request, small: Mapping[str, int], large: Mapping[str, int] | None = None, folder: Path | None = None
+    request: Request,
+    small: Mapping[str, int],
+    large: Mapping[str, int] | None = None,
+    folder: Path | None = None,
+    *,
+    patience: float,
 ) -> AsyncIterator[Form]:
     """Read a form.
 
@@ -84,13 +93,14 @@ async def open_form(
         small: Parts that are held in memory, and how many bytes each may have.
         large: Parts that are written to files, and how many bytes each may have.
         folder: Where those files go.
+        patience: Seconds before it may be too slow; the service's limit `body_seconds`.
 
     Raises:
         HttpProblem: 400 no form, cut off, a part twice; 408 too slow; 413 too large or too many parts;
             415 no multipart/form-data.
         StorageError: A file can't be written.
     """
-    reading = _Reading(small, large or {}, folder)
+    reading = _Reading(small, large or {}, folder, patience)
     try:
         await reading.read(request)
         yield Form(reading.contents, reading.files)
@@ -102,12 +112,15 @@ async def open_form(
 class _Reading:
     """A form while it arrives."""
 
-    def __init__(self, small: Mapping[str, int], large: Mapping[str, int], folder: Path | None) -> None:
+    def __init__(
+        self, small: Mapping[str, int], large: Mapping[str, int], folder: Path | None, patience: float
+    ) -> None:
         self.contents: dict[str, bytes] = {}
         self.files: dict[str, Path] = {}
         self._limits = {**small, **large}
         self._large = large
         self._folder = folder
+        self._patience = patience
         self._name: str | None = None
         self._size = 0
         self._held = bytearray()
@@ -123,7 +136,7 @@ class _Reading:
         try:
             async for piece in pieces:
                 received += len(piece)
-                if received < SLOWEST * (time.monotonic() - started - PATIENCE):
+                if received < SLOWEST * (time.monotonic() - started - self._patience):
                     raise HttpProblem(
                         408, "timeout", f"The form arrives at less than {SLOWEST} bytes in a second.",
                         remedy="Send it at once.", headers=_CLOSE,

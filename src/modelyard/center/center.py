@@ -224,7 +224,13 @@ class Center:
             RefusedError: There is no earlier version, or the rules do not let this actor.
             NotFoundError: There is no such model, version or environment.
         """
+        return self._record(name, self._rollback_of(name, environment, to, reason))[1].live[environment]
 
+    def may_roll_back(self, name: str, environment: str, to: str | None = None) -> str:
+        """Return the version that `rollback` would put live; it records nothing, and raises what that does."""
+        return self._judged(name, self._rollback_of(name, environment, to, ""))[0].version
+
+    def _rollback_of(self, name: str, environment: str, to: str | None, reason: str) -> Callable[[Snapshot], Event]:
         def build(snapshot: Snapshot) -> Event:
             model = snapshot.registry.model(name)
             self._check_environment(name, environment)
@@ -236,7 +242,7 @@ class Center:
             replaces = live.version if live else ""
             return _about(RolledBack, model.version(target), reason, environment=environment, replaces=replaces)
 
-        return self._record(name, build)[1].live[environment]
+        return build
 
     def lift(self, name: str, environment: str, reason: str) -> Live:
         """Let a held environment take releases again; returns what stays live there.
@@ -313,10 +319,12 @@ class Center:
     def _judged(self, name: str, build: Callable[[Snapshot], Event]) -> tuple[Event, Actor]:
         """Return an event that the rules allow now, and who signs it."""
         snapshot = self._reader.read()
+        # What is named wrongly is told first: no key and no role would mend it.
+        built = build(snapshot)
         actor, fingerprint = self._signer(snapshot)
         model = snapshot.registry.models.get(name) or _empty(name)
         event = msgspec.structs.replace(
-            build(snapshot),
+            built,
             actor=actor.email,
             tagger=actor.email,
             signer=fingerprint,

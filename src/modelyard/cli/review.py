@@ -12,6 +12,7 @@ from modelyard.cli.complete import environments, models, services, versions
 from modelyard.cli.output import json_option, print_json, table, yard_of
 from modelyard.cli.swapping import roll_back_service
 from modelyard.text import clock, count, short
+from modelyard.yard import Yard
 
 __all__ = ["commands"]
 
@@ -114,6 +115,15 @@ def _print_live(live: Live, model: str, as_json: bool, verb: str) -> None:
         click.echo(f"{verb} {model} v{live.version} in {live.environment} (tag {live.tag})")
 
 
+def _print_would(yard: Yard, model: str, environment: str, version: str, verb: str, as_json: bool) -> None:
+    here = yard.center.state().model(model).live.get(environment)
+    now = f"v{here.version}" if here else None
+    if as_json:
+        print_json({"model": model, "environment": environment, "live": now, "would_be_live": f"v{version}"})
+    else:
+        click.echo(f"{model} v{version} {verb} {environment}; live now: {now or 'nothing'}")
+
+
 @click.command()
 @click.argument("model", shell_complete=models)
 @click.option(
@@ -139,12 +149,7 @@ def release(
     yard = yard_of(ctx)
     if dry_run:
         next_version = yard.may_release(model, environment, version, identity=identity)
-        here = yard.center.state().model(model).live.get(environment)
-        now = f"v{here.version}" if here else None
-        if as_json:
-            print_json({"model": model, "environment": environment, "live": now, "would_be_live": f"v{next_version}"})
-        else:
-            click.echo(f"{model} v{next_version} would go live in {environment}; live now: {now or 'nothing'}")
+        _print_would(yard, model, environment, next_version, "would go live in", as_json)
         return
     _print_live(yard.release(model, environment, version, reason=reason, identity=identity), model, as_json, "Released")
 
@@ -156,9 +161,9 @@ def release(
     "--to", "version", metavar="vX.Y.Z", shell_complete=versions, help="Default: the version that was live before."
 )
 @as_option
-@click.option("-m", "--reason", help="Why, for the record; required but with --service-only.")
+@click.option("-m", "--reason", help="Why, for the record; required but with --service-only or --dry-run.")
 @click.option("--service-only", is_flag=True, help="Change the running service alone, and nothing in Git.")
-@click.option("--dry-run", is_flag=True, help="With --service-only: say what would answer then, and do nothing.")
+@dry_option
 @json_option
 @click.pass_context
 def rollback(
@@ -176,11 +181,14 @@ def rollback(
             raise click.UsageError("--service-only takes none of --to, --as and --reason: it records nothing.", ctx)
         roll_back_service(ctx, model, environment, dry_run=dry_run, as_json=as_json)
         return
+    yard = yard_of(ctx)
     if dry_run:
-        raise click.UsageError("--dry-run goes with --service-only.", ctx)
+        earlier = yard.may_roll_back(model, environment, version, identity=identity)
+        _print_would(yard, model, environment, earlier, "would go live again in", as_json)
+        return
     if not reason:
         raise click.UsageError("Missing option '-m' / '--reason'.", ctx)
-    live = yard_of(ctx).rollback(model, environment, version, reason=reason, identity=identity)
+    live = yard.rollback(model, environment, version, reason=reason, identity=identity)
     _print_live(live, model, as_json, "Rolled back to")
     if not as_json:
         click.echo(f"{environment} is held: modelyard lift {model} --env {environment}")

@@ -60,11 +60,19 @@ def up(
 
 @click.command()
 @click.argument("environments", nargs=-1, shell_complete=services)
+@click.option("--dry-run", is_flag=True, help="Say what would stop, and do nothing.")
+@json_option
 @click.pass_context
-def down(ctx: click.Context, environments: tuple[str, ...]) -> None:
+def down(ctx: click.Context, environments: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Stop the services of ENVIRONMENTS (default: all), letting requests in flight end."""
-    stopped = yard_of(ctx).services.down(environments)
-    click.echo(f"Stopped {', '.join(stopped)}." if stopped else "No service was running.")
+    found = yard_of(ctx).services
+    names = found.would_stop(environments) if dry_run else found.down(environments)
+    if as_json:
+        print_json({"would_stop" if dry_run else "stopped": names})
+    elif names:
+        click.echo(f"{'Would stop' if dry_run else 'Stopped'} {', '.join(names)}.")
+    else:
+        click.echo("No service is running." if dry_run else "No service was running.")
 
 
 @click.command()

@@ -16,7 +16,7 @@ from modelyard.yard import rooms
 
 if TYPE_CHECKING:
     from modelyard.serving.asking import GenerationStatus, Routed, ShareStatus, SlotStatus
-    from modelyard.yard.swapping import Overview, Swapping, SwapPlan
+    from modelyard.yard.swapping import LabelPlan, Overview, SharePlan, Swapping, SwapPlan
 
 __all__ = ["commands", "roll_back_service"]
 
@@ -26,7 +26,7 @@ LOOK_SECONDS = 1.0
 env_option = click.option(
     "--env", "environment", required=True, metavar="ENVIRONMENT", shell_complete=services, help="Whose service."
 )
-dry_option = click.option("--dry-run", is_flag=True, help="Say what would answer then, and do nothing.")
+dry_option = click.option("--dry-run", is_flag=True, help="Say what would come of it, and do nothing.")
 model_argument = click.argument("model", shell_complete=models)
 version_argument = click.argument("version", required=False, metavar="[vX.Y.Z]", shell_complete=versions)
 
@@ -95,11 +95,16 @@ def swap(ctx: click.Context, model: str, version: str | None, environment: str, 
 @click.command()
 @model_argument
 @env_option
+@dry_option
 @json_option
 @click.pass_context
-def unload(ctx: click.Context, model: str, environment: str, as_json: bool) -> None:
+def unload(ctx: click.Context, model: str, environment: str, dry_run: bool, as_json: bool) -> None:
     """Serve MODEL no more in a service that follows no releases."""
-    _swapping(ctx).client(environment).unload(model)
+    swapping = _swapping(ctx)
+    if dry_run:
+        _print_plan(swapping.plan_unload(environment, model), as_json)
+        return
+    swapping.client(environment).unload(model)
     if as_json:
         print_json({"environment": environment, "model": model, "unloaded": True})
     else:
@@ -132,11 +137,14 @@ def canary(
     """
     if sum((share is not None, promote, end)) != 1 or (version is not None and share is None):
         raise click.UsageError("Give one of --share, --promote and --end; a version goes with --share.", ctx)
-    if dry_run and not promote:
-        raise click.UsageError("--dry-run goes with --promote; what --share does, --end undoes.", ctx)
     swapping = _swapping(ctx)
     if dry_run:
-        _print_plan(swapping.plan_promotion(environment, model), as_json)
+        if promote:
+            _print_plan(swapping.plan_promotion(environment, model), as_json)
+        elif end:
+            _print_share(swapping.plan_end(environment, model, "canary"), as_json)
+        else:
+            _print_share(swapping.plan_share(environment, model, "canary", version, share or 0), as_json)
         return
     client = swapping.client(environment)
     if promote:
@@ -161,15 +169,25 @@ def canary(
 @env_option
 @click.option("--share", metavar="SHARE", callback=_ppm, help="Of the requests that it sees: 5% or 0.05.")
 @click.option("--end", is_flag=True, help="Show it nothing more.")
+@dry_option
 @json_option
 @click.pass_context
 def shadow(
-    ctx: click.Context, model: str, version: str | None, environment: str, share: int | None, end: bool, as_json: bool
-) -> None:
+    ctx: click.Context, model: str, version: str | None, environment: str, share: int | None, end: bool,
+    dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Show a version of MODEL a share of the requests after they were answered, and count where it would differ."""
     if (share is None) == (not end) or (version is None) == (not end):
         raise click.UsageError("Give a version and --share, or --end.", ctx)
     swapping = _swapping(ctx)
+    if dry_run:
+        plan = (
+            swapping.plan_end(environment, model, "shadow")
+            if version is None
+            else swapping.plan_share(environment, model, "shadow", version, share or 0)
+        )
+        _print_share(plan, as_json)
+        return
     client = swapping.client(environment)
     routed = client.end_shadow(model) if version is None else client.shadow(model, version, ppm=share or 0)
     _print_slot(swapping, routed, environment, model, as_json)
@@ -181,15 +199,20 @@ def shadow(
 @version_argument
 @env_option
 @click.option("--remove", is_flag=True, help="Take the label away.")
+@dry_option
 @json_option
 @click.pass_context
 def label(
-    ctx: click.Context, model: str, label: str, version: str | None, environment: str, remove: bool, as_json: bool
-) -> None:
+    ctx: click.Context, model: str, label: str, version: str | None, environment: str, remove: bool, dry_run: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Give LABEL to a version of MODEL that is loaded; `/v1/models/MODEL/labels/LABEL/predict` asks it from then on."""
     if (version is None) != remove:
         raise click.UsageError("Give a version, or --remove.", ctx)
     swapping = _swapping(ctx)
+    if dry_run:
+        _print_label(swapping.plan_label(environment, model, label, version), as_json)
+        return
     _print_slot(swapping, swapping.client(environment).label(model, label, version), environment, model, as_json)
 
 
@@ -215,9 +238,36 @@ def _print_plan(plan: SwapPlan, as_json: bool) -> None:
     if as_json:
         print_json(plan)
         return
-    load = "after a load" if plan.load else "without a load"
     now = plan.now or "nothing"
-    click.echo(f"{plan.model} {plan.then} would answer in {plan.environment}, {load}; now: {now}")
+    if plan.then is None:
+        click.echo(f"{plan.model} would be served no more in {plan.environment}; now: {now}")
+    else:
+        click.echo(f"{plan.model} {plan.then} would answer in {plan.environment}, {_load(plan.load)}; now: {now}")
+
+
+def _print_share(plan: SharePlan, as_json: bool) -> None:
+    if as_json:
+        print_json(plan)
+        return
+    now = f"{plan.now} {_percent(plan.now_ppm)}" if plan.now else f"no {plan.role}"
+    if plan.then is None:
+        click.echo(f"{plan.model} would have no {plan.role} in {plan.environment}; now: {now}")
+        return
+    does = "answer" if plan.role == "canary" else "be shown"
+    what = f"{plan.model} {plan.then} would {does} {_percent(plan.then_ppm)} of the requests in {plan.environment}"
+    click.echo(f"{what}, {_load(plan.load)}; now: {now}")
+
+
+def _print_label(plan: LabelPlan, as_json: bool) -> None:
+    if as_json:
+        print_json(plan)
+        return
+    now, then = plan.now or "nothing", plan.then or "nothing"
+    click.echo(f"The label {plan.label} of {plan.model} would name {then} in {plan.environment}; now: {now}")
+
+
+def _load(load: bool) -> str:
+    return "after a load" if load else "without a load"
 
 
 def _print_slot(swapping: Swapping, routed: Routed, environment: str, model: str, as_json: bool) -> None:

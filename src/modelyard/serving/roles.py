@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 
@@ -11,12 +10,10 @@ import msgspec
 from modelyard.errors import InputError, ModelyardError, NotFoundError, RefusedError
 from modelyard.serving.install import Change, Installed, Installer
 from modelyard.serving.route import MILLION, label_word
-from modelyard.serving.state import OWN_LABELS, GenerationRecord, Page, Share, SlotRecord, Stopped
+from modelyard.serving.state import OWN_LABELS, GenerationRecord, Page, Share, SlotRecord, Stopped, check_label
 from modelyard.serving.wire import Role
 
 __all__ = ["Roles"]
-
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 class Roles:
@@ -170,11 +167,7 @@ class Roles:
             RefusedError: The model has as many labels as it can have.
             StorageError: The state could not be written.
         """
-        if label in OWN_LABELS or not _LABEL.fullmatch(label):
-            raise InputError(
-                f"{label[:80]!r} can't be given as a label.",
-                remedy=f"Use letters, digits, `.`, `-` and `_`, and none of {', '.join(OWN_LABELS)}.",
-            )
+        check_label(label)
 
         def labelled(now: SlotRecord | None) -> SlotRecord:
             if now is None:

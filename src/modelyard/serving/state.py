@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from modelyard.errors import IntegrityError, RefusedError
+from modelyard.errors import InputError, IntegrityError, RefusedError
 from modelyard.files import storage_errors, write_atomically
 
 __all__ = [
@@ -27,11 +28,27 @@ __all__ = [
     "Share",
     "SlotRecord",
     "Stopped",
+    "check_label",
 ]
 
 HISTORY = 20
 OWN_LABELS = ("stable", "canary")
 """Labels that follow the slot's route; no hand gives them."""
+
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def check_label(label: str) -> None:
+    """See that a label may be given by hand.
+
+    Raises:
+        InputError: It can't be one, or is one of the service's own.
+    """
+    if label in OWN_LABELS or not _LABEL.fullmatch(label):
+        raise InputError(
+            f"{label[:80]!r} can't be given as a label.",
+            remedy=f"Use letters, digits, `.`, `-` and `_`, and none of {', '.join(OWN_LABELS)}.",
+        )
 
 
 class GenerationRecord(msgspec.Struct, frozen=True):

@@ -262,15 +262,16 @@ class Services:
         Raises:
             NotFoundError: No blueprint has such an environment, and nothing was ever served for it.
         """
+        running = self.would_stop(environments)
+        for name in running:
+            self.client(name).stop()
+        return running
+
+    def would_stop(self, environments: Sequence[str] = ()) -> list[str]:
+        """Return the services that `down` would stop; it takes and raises what that does."""
         for name in environments:
             self.check_known(name)
-        names = tuple(environments) or self.started()
-        stopped = []
-        for name in names:
-            if self.state(name).state != "stopped":
-                self.client(name).stop()
-                stopped.append(name)
-        return stopped
+        return [name for name in environments or self.started() if self.state(name).state != "stopped"]
 
     def predict(self, environment: str, model: str, body: bytes, media: str = "application/json") -> Mapping[str, Any]:
         """Ask a running service.

@@ -471,6 +471,11 @@ class Yard:
         self.announce()
         return live
 
+    def may_roll_back(self, model: str, environment: str, to: str | None = None, *, identity: str | None = None) -> str:
+        """Return the version that `rollback` would put live, and do nothing; it raises what `rollback` would."""
+        with self._by_committed_rules(model):
+            return self.center_as(identity).may_roll_back(model, environment, to)
+
     def lift(self, model: str, environment: str, *, reason: str, identity: str | None = None) -> Live:
         """Let a held environment take releases again; see `Center.lift`."""
         return self.center_as(identity).lift(model, environment, reason)

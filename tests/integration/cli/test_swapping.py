@@ -133,17 +133,66 @@ def test_shadows_and_labels_stand_beside_what_answers(lab: Path):
 
 def test_a_model_is_unloaded(lab: Path):
     told(lab, "swap", "trees", "v1.0.0", "--env", "lab")
+    plan = told(lab, "unload", "trees", "--env", "lab", "--dry-run")
+    assert (plan["now"], plan["then"]) == ("v1.0.0", None)
+    assert answering(lab, "lab") == "v1.0.0"
     assert told(lab, "unload", "trees", "--env", "lab")["unloaded"]
     assert told(lab, "services", "lab")[0]["status"]["slots"] == {}
 
 
+def test_what_would_become_of_canaries_shadows_and_labels_is_said_and_not_done(lab: Path):
+    told(lab, "swap", "trees", "v1.0.0", "--env", "lab")
+    before = slot(lab, "lab")
+    begun = told(lab, "canary", "trees", "v1.1.0", "--share", "5%", "--env", "lab", "--dry-run")
+    assert (begun["role"], begun["now"], begun["then"], begun["then_ppm"]) == ("canary", None, "v1.1.0", 50_000)
+    shown = modelyard(lab, "shadow", "trees", "v1.1.0", "--share", "5%", "--env", "lab", "--dry-run").stdout
+    assert shown.startswith("trees v1.1.0 would be shown 5% of the requests in lab, ")
+    assert shown.endswith("; now: no shadow\n")
+    label = told(lab, "label", "trees", "champion", "v1.0.0", "--env", "lab", "--dry-run")
+    assert (label["label"], label["now"], label["then"]) == ("champion", None, "v1.0.0")
+    assert slot(lab, "lab") == before
+    told(lab, "canary", "trees", "v1.1.0", "--share", "5%", "--env", "lab")
+    changed = told(lab, "canary", "trees", "--share", "50%", "--env", "lab", "--dry-run")
+    assert (changed["now_ppm"], changed["then_ppm"], changed["load"]) == (50_000, 500_000, False)
+    end = modelyard(lab, "canary", "trees", "--end", "--env", "lab", "--dry-run").stdout
+    assert end == "trees would have no canary in lab; now: v1.1.0 5%\n"
+    assert slot(lab, "lab")["canary"]["ppm"] == 50_000
+    # What the change itself would refuse, its rehearsal refuses with the same words.
+    for words in (
+        ("canary", "trees", "v1.0.0", "--share", "5%"),
+        ("canary", "trees", "v1.2.0", "--share", "5%"),
+        ("shadow", "trees", "v1.1.0", "--share", "5%"),
+        ("label", "trees", "champion", "v1.2.0"),
+        ("label", "trees", "champion", "--remove"),
+        ("shadow", "trees", "--end"),
+    ):
+        tried = modelyard(lab, *words, "--env", "lab", "--dry-run", code=None)
+        done = modelyard(lab, *words, "--env", "lab", code=None)
+        assert (tried.returncode, tried.stderr.splitlines()[0]) == (done.returncode, done.stderr.splitlines()[0])
+        assert tried.returncode in (2, 3)
+    told(lab, "canary", "trees", "--end", "--env", "lab")
+
+
+def test_what_would_stop_is_said_and_not_done(lab: Path):
+    assert told(lab, "down", "lab", "--dry-run") == {"would_stop": ["lab"]}
+    assert modelyard(lab, "down", "lab", "--dry-run").stdout == "Would stop lab.\n"
+    assert told(lab, "services", "lab")[0]["state"] == "ready"
+
+
 def test_a_service_that_follows_releases_swaps_by_release_alone_and_is_rolled_back_by_hand(dev: Path):
     assert slot(dev, "dev")["current"]["version"] == "v1.0.0"
-    for words in (("swap", "trees", "v1.1.0"), ("swap", "trees", "v1.1.0", "--dry-run"), ("unload", "trees")):
+    for words in (
+        ("swap", "trees", "v1.1.0"),
+        ("swap", "trees", "v1.1.0", "--dry-run"),
+        ("unload", "trees"),
+        ("unload", "trees", "--dry-run"),
+    ):
         assert "Release the version that you want" in modelyard(dev, *words, "--env", "dev", code=3).stderr
     # A version that is not released may stand beside, and not be promoted.
     modelyard(dev, "canary", "trees", "v1.1.0", "--share", "1%", "--env", "dev")
-    assert "Release it" in modelyard(dev, "canary", "trees", "--promote", "--env", "dev", code=3).stderr
+    for dry in ((), ("--dry-run",)):
+        told_so = modelyard(dev, "canary", "trees", "--promote", "--env", "dev", *dry, code=3).stderr
+        assert "Release it" in told_so
     modelyard(dev, "canary", "trees", "--end", "--env", "dev")
     assert "not approved" in modelyard(dev, "shadow", "trees", "v1.2.0", "--share", "1%", "--env", "dev", code=3).stderr
     modelyard(dev, "release", "trees", "--to", "dev", "--version", "v1.1.0", "--as", "morgan")
@@ -167,6 +216,12 @@ def test_a_service_that_follows_releases_swaps_by_release_alone_and_is_rolled_ba
     modelyard(dev, "rollback", "trees", "--env", "dev", "--service-only")
     assert answering(dev, "dev") == "v1.0.0"
     assert "v1.1.0 is released, and held off" in modelyard(dev, "services", "dev").stdout
+    # A rollback that is recorded is rehearsed without a reason, and without a word in Git.
+    tags = subprocess.run(["git", "tag"], cwd=dev, capture_output=True, check=True).stdout
+    plan = told(dev, "rollback", "trees", "--env", "dev", "--as", "morgan", "--dry-run")
+    assert plan == {"model": "trees", "environment": "dev", "live": "v1.1.0", "would_be_live": "v1.0.0"}
+    assert "role" in modelyard(dev, "rollback", "trees", "--env", "dev", "--as", "dana", "--dry-run", code=3).stderr
+    assert subprocess.run(["git", "tag"], cwd=dev, capture_output=True, check=True).stdout == tags
 
 
 @pytest.mark.parametrize(
@@ -176,7 +231,8 @@ def test_a_service_that_follows_releases_swaps_by_release_alone_and_is_rolled_ba
         (("canary", "trees", "v1.1.0", "--share", "101%", "--env", "lab"), 2, "is no share"),
         (("canary", "trees", "v1.1.0", "--env", "lab"), 2, "one of --share"),
         (("canary", "trees", "--share", "5%", "--end", "--env", "lab"), 2, "one of --share"),
-        (("canary", "trees", "--end", "--dry-run", "--env", "lab"), 2, "--promote"),
+        (("canary", "trees", "--end", "--dry-run", "--env", "idle"), 2, "an environment 'idle'"),
+        (("label", "trees", "stable", "v1.1.0", "--dry-run", "--env", "lab"), 2, "can't be given as a label"),
         (("shadow", "trees", "--share", "5%", "--env", "lab"), 2, "Give a version"),
         (("label", "trees", "champion", "--env", "lab"), 2, "Give a version"),
         (("swap", "shrubs", "--env", "lab"), 2, "no model 'shrubs'"),
@@ -188,7 +244,8 @@ def test_a_service_that_follows_releases_swaps_by_release_alone_and_is_rolled_ba
         (("up", "--explicit"), 2, "needs a name"),
         (("rollback", "trees", "--env", "lab"), 2, "--reason"),
         (("rollback", "trees", "--env", "lab", "--service-only", "--to", "v1.0.0"), 2, "none of --to"),
-        (("rollback", "trees", "--env", "lab", "-m", "x", "--dry-run"), 2, "--service-only"),
+        (("rollback", "trees", "--env", "lab", "-m", "x"), 2, "no environment 'lab'"),
+        (("release", "trees", "--to", "dve"), 2, "Did you mean dev?"),
     ],
 )
 def test_what_makes_no_sense_is_told_with_a_remedy_and_an_exit_code(lab: Path, words, code, says):
@@ -199,7 +256,8 @@ def test_what_makes_no_sense_is_told_with_a_remedy_and_an_exit_code(lab: Path, w
 
 def test_a_service_that_does_not_run_is_told(project: Path):
     modelyard(project, "up", "idle", "--explicit")
-    modelyard(project, "down", "idle")
+    assert told(project, "down", "idle") == {"stopped": ["idle"]}
+    assert told(project, "down", "idle") == {"stopped": []}
     assert "No service runs here" in modelyard(project, "swap", "trees", "--env", "idle", code=2).stderr
     assert told(project, "services", "idle")[0]["state"] == "stopped"
 

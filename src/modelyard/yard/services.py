@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import http.client
 import itertools
-import json
 import os
 import re
-import ssl
 import subprocess
 import sys
 import time
@@ -16,12 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, quote, urlsplit
 
 from modelyard.errors import (
     BusyError,
-    ContractError,
-    ForbiddenError,
     InputError,
     IntegrityError,
     ModelyardError,
@@ -29,7 +23,6 @@ from modelyard.errors import (
     RefusedError,
     RunError,
     StorageError,
-    UnauthenticatedError,
 )
 from modelyard.files import storage_errors
 from modelyard.records import Failure
@@ -38,6 +31,7 @@ from modelyard.serving.asking import ServiceStatus
 from modelyard.serving.client import ServiceClient
 from modelyard.serving.service import run_service
 from modelyard.serving.spec import Live
+from modelyard.yard.asking import ask
 from modelyard.yard.project import INTERNAL
 from modelyard.yard.review import fetch_package
 from modelyard.yard.specification import specification
@@ -47,15 +41,6 @@ if TYPE_CHECKING:
     from modelyard.yard.yard import Yard
 
 __all__ = ["ServiceState", "Services"]
-
-_ERRORS: dict[int, type[ModelyardError]] = {
-    400: ContractError,
-    401: UnauthenticatedError,
-    403: ForbiddenError,
-    404: NotFoundError,
-    413: ContractError,
-    422: ContractError,
-}
 
 _ENDINGS: dict[int, type[ModelyardError]] = {
     kind.exit_code: kind for kind in (InputError, RefusedError, IntegrityError, StorageError)
@@ -286,25 +271,10 @@ class Services:
             NotFoundError: There is no such environment, no service runs for it, or it has no such model.
             ContractError: The rows do not fit the model's contract.
             RefusedError: The service asks for a key, as in the variable MODELYARD_API_KEY, and this is none for it.
-            RunError: The service failed.
+            RunError: The service failed or is gone, or something else listens on its port.
         """
         self.check_known(environment)
-        address = urlsplit(self.client(environment).url)
-        connection = _connection(address)
-        try:
-            headers = {"Content-Type": media, "Accept": "application/json", **_credentials()}
-            connection.request("POST", f"/v1/models/{quote(model, safe='')}/predict", body, headers)
-            response = connection.getresponse()
-            answer: Mapping[str, Any] = json.loads(response.read())
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise RunError(f"The service gave no answer: {error}.", where=address.geturl()) from error
-        finally:
-            connection.close()
-        if response.status == 200:
-            return answer
-        kind = _ERRORS.get(response.status, RunError)
-        place = ", ".join(filter(None, (address.geturl(), answer.get("where"))))
-        raise kind(str(answer.get("detail") or answer.get("title")), where=place, remedy=answer.get("remedy"))
+        return ask(self.client(environment).url, environment, model, body, media)
 
     def log_file(self, environment: str) -> Path:
         """Return the file that a detached service logs to."""
@@ -419,20 +389,6 @@ def _unknown(environment: str, known: Sequence[str]) -> NotFoundError:
         f"No blueprint has an environment {environment!r}.",
         remedy=f"Did you mean {near[0]}? {there}" if near else there,
     )
-
-
-def _connection(address: SplitResult) -> http.client.HTTPConnection:
-    # What listens on every address is asked on this machine's own.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.hostname or "", address.hostname or "")  # noqa: S104
-    if address.scheme == "https":
-        context = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE"))
-        return http.client.HTTPSConnection(host, address.port, timeout=60, context=context)
-    return http.client.HTTPConnection(host, address.port, timeout=60)
-
-
-def _credentials() -> dict[str, str]:
-    key = os.environ.get("MODELYARD_API_KEY")
-    return {"X-API-Key": key} if key else {}
 
 
 def _last_error(log: Path) -> tuple[str, str]:

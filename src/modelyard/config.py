@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -12,11 +14,12 @@ from msgspec import Meta
 
 from modelyard.errors import SettingsError
 
-__all__ = ["SETTINGS_FILE", "Settings", "load_settings"]
+__all__ = ["SETTINGS_FILE", "Setting", "Settings", "list_settings", "load_settings"]
 
 SETTINGS_FILE = "modelyard.toml"
 
 _PREFIX = "MODELYARD_"
+_PASSWORD = re.compile(r"(?<=://)([^/:@\s]*):[^/@\s]*@")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +63,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="Of services.")] = "info"
 
 
+class Setting(msgspec.Struct, frozen=True):
+    """One setting as it stands.
+
+    Args:
+        name: In `modelyard.toml`; a variable has it in capitals behind `MODELYARD_`.
+        value: As it is written, without passwords; None where nothing is set.
+        source: `default`, `modelyard.toml`, or the variable.
+        description: What it is for.
+    """
+
+    name: str
+    value: str | None
+    source: str
+    description: str
+
+
 def load_settings(project: Path) -> Settings:
     """Read the settings of a project folder.
 
@@ -70,19 +89,10 @@ def load_settings(project: Path) -> Settings:
         SettingsError: The file is no TOML, a key is unknown, or a value does not fit; it names file or variable.
     """
     file = project / SETTINGS_FILE
-    values: dict[str, Any] = {}
-    if file.exists():
-        try:
-            values = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsError(f"This is not TOML: {error}.", where=str(file)) from error
-    unknown = values.keys() - set(Settings.__struct_fields__)
+    values = _read(file)
+    unknown = [name for name in values if name not in Settings.__struct_fields__]
     if unknown:
-        raise SettingsError(
-            f"Unknown settings: {', '.join(sorted(unknown))}.",
-            where=str(file),
-            remedy=f"The settings are {', '.join(Settings.__struct_fields__)}.",
-        )
+        raise _unknown(unknown, str(file))
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(Settings):
         variable = _PREFIX + field.name.upper()
@@ -100,6 +110,60 @@ def load_settings(project: Path) -> Settings:
             remedy = f"Write {words}." if words else None
             raise SettingsError(f"{field.name}: {str(error).rstrip('.')}.", where=where, remedy=remedy) from error
     return Settings(**found)
+
+
+def list_settings(project: Path) -> list[Setting]:
+    """Return every setting as file and variables say it, right or wrong, in the order of `Settings`.
+
+    Args:
+        project: The folder that may hold `modelyard.toml`.
+
+    Raises:
+        SettingsError: The file is no TOML.
+    """
+    values = _read(project / SETTINGS_FILE)
+    found = []
+    for field in msgspec.structs.fields(Settings):
+        variable = _PREFIX + field.name.upper()
+        value, source = field.default, "default"
+        if field.name in values:
+            value, source = values[field.name], SETTINGS_FILE
+        if variable in os.environ:
+            value, source = os.environ[variable], variable
+        # Where a URL names a password, a listing that is sent to somebody should not.
+        shown = None if value is None else _PASSWORD.sub(r"\1:…@", str(value))
+        found.append(Setting(field.name, shown, source, _description(field.type)))
+    return found
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"This is not TOML: {error}.", where=str(file)) from error
+
+
+def _unknown(names: Sequence[str], where: str) -> SettingsError:
+    import difflib  # noqa: PLC0415  (only a misspelt setting pays for it)
+
+    nearest = [difflib.get_close_matches(name, Settings.__struct_fields__, n=1) for name in names]
+    meant = ", ".join(dict.fromkeys(name for near in nearest for name in near))
+    what = "no setting" if len(names) == 1 else "no settings"
+    return SettingsError(
+        f"There {'is' if len(names) == 1 else 'are'} {what} {', '.join(names)}.",
+        where=where,
+        remedy=f"{f'Did you mean {meant}? ' if meant else ''}All there are: modelyard settings",
+    )
+
+
+def _description(kind: Any) -> str:
+    """Return what an annotation says of a setting, wherever in a union it stands."""
+    for part in getattr(kind, "__metadata__", ()):
+        if isinstance(part, Meta) and part.description:
+            return part.description
+    return next(filter(None, map(_description, get_args(kind))), "")
 
 
 def _words(kind: Any) -> list[str]:

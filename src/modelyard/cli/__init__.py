@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("project", "Start a project in a folder."),
     "check": ("project", "Say everything that is wrong in a blueprint."),
     "blueprint": ("project", "Schema and description of blueprints."),
+    "settings": ("project", "List all settings: value, where it comes from, what it is for."),
     "doctor": ("project", "Look for what is missing on this machine or broken in this project."),
     "plan": ("runs", "Show the task graph: what would run, and what is cached."),
     "run": ("runs", "Run a blueprint."),

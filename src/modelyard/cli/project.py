@@ -1,4 +1,4 @@
-"""`init`, `check`, `blueprint`, `doctor`."""
+"""`init`, `check`, `blueprint`, `settings`, `doctor`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import modelyard
 from modelyard.blueprint.schema import json_schema
 from modelyard.center.people import PEOPLE_FILE, parse_people
 from modelyard.cli.output import json_option, print_json, table, yard_of
+from modelyard.config import list_settings
 from modelyard.yard.doctor import examine
 from modelyard.yard.identity import PEOPLE_CHOICES
+from modelyard.yard.project import find_project
 from modelyard.yard.templates import TEMPLATES
 
 __all__ = ["commands"]
@@ -84,4 +86,19 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         ctx.exit(2)
 
 
-commands: dict[str, click.Command] = {"init": init, "check": check, "blueprint": blueprint, "doctor": doctor}
+@click.command()
+@json_option
+@click.pass_context
+def settings(ctx: click.Context, as_json: bool) -> None:
+    """List all settings: the value of each, where it comes from, and what it is for."""
+    found = list_settings(find_project(Path(ctx.find_root().obj["project"])))
+    if as_json:
+        print_json(found)
+        return
+    rows = [(one.name, "-" if one.value is None else one.value, one.source, one.description) for one in found]
+    table(("setting", "value", "from", "what it is for"), rows, empty="")
+
+
+commands: dict[str, click.Command] = {
+    "init": init, "check": check, "blueprint": blueprint, "settings": settings, "doctor": doctor,
+}  # fmt: skip

@@ -79,3 +79,14 @@ def test_check_tells_of_a_data_file_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "blueprint.yaml").write_text(BLUEPRINT.replace("    - {id: hello", step + "    - {id: hello"))
     told = modelyard(tmp_path, "check", code=2).stderr
     assert "blueprint.yaml:4:59: pipeline.steps[0].local_data: there is no file rows.csv." in told
+
+
+def test_a_misspelt_setting_is_told_with_the_nearest_and_the_command_that_lists_all(tmp_path: Path) -> None:
+    (tmp_path / "blueprint.yaml").write_text(BLUEPRINT)
+    (tmp_path / "modelyard.toml").write_text("worker = 2\nexecutor = 'inline'\n")
+    error = error_of(tmp_path, "ls", "--json", code=2)
+    assert error["code"] == "settings"
+    assert "Did you mean workers?" in error["remedy"]
+    found = {one["name"]: one for one in json.loads(modelyard(tmp_path, "settings", "--json").stdout)}
+    assert found["executor"]["source"] == "modelyard.toml"
+    assert "modelyard settings" in error["remedy"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.config import Settings, load_settings
+from modelyard.config import Settings, list_settings, load_settings
 from modelyard.errors import SettingsError
 from modelyard.yard.environment import environment_lock
 
@@ -49,6 +49,36 @@ def test_a_wrong_setting_is_refused_where_it_stands(
     with pytest.raises(SettingsError) as caught:
         load_settings(tmp_path)
     assert (caught.value.where or "").endswith(where)
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "remedy"),
+    [
+        ("stroe = 'x'", "There is no setting stroe.", "Did you mean store? All there are: modelyard settings"),
+        ("zzz = 1", "There is no setting zzz.", "All there are: modelyard settings"),
+        ("stroe = 'x'\nworkres = 1", "There are no settings stroe, workres.", "Did you mean store, workers?"),
+    ],
+)
+def test_an_unknown_setting_is_told_with_the_nearest(tmp_path: Path, text: str, what: str, remedy: str) -> None:
+    (tmp_path / "modelyard.toml").write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(tmp_path)
+    assert caught.value.what == what
+    assert str(caught.value.remedy).startswith(remedy)
+
+
+def test_settings_are_listed_with_their_source_even_where_one_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "modelyard.toml").write_text("stroe = 'x'\nworkers = 0\ncatalog = 'postgresql://me:secret@db/x'")
+    monkeypatch.setenv("MODELYARD_EXECUTOR", "inline")
+    found = {one.name: one for one in list_settings(tmp_path)}
+    assert list(found) == list(Settings.__struct_fields__)
+    assert (found["executor"].value, found["executor"].source) == ("inline", "MODELYARD_EXECUTOR")
+    assert (found["workers"].value, found["workers"].source) == ("0", "modelyard.toml")
+    assert (found["identity"].value, found["identity"].source) == (None, "default")
+    assert found["catalog"].value == "postgresql://me:…@db/x"
+    assert all(one.description for one in found.values())
 
 
 def test_a_setting_of_a_few_words_names_them_where_it_says_another(tmp_path: Path) -> None:

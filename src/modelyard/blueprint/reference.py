@@ -1,4 +1,4 @@
-"""The reference page of blueprints, written from the metamodel: `python -m modelyard.blueprint.reference > page.md`."""
+"""The reference page of blueprints, written from the metamodel; `make docs` writes it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import sys
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -18,6 +19,7 @@ from modelyard.blueprint.messages import PATTERNS, concepts
 from modelyard.blueprint.model import BaseStep
 from modelyard.blueprint.paths import listed
 from modelyard.blueprint.wiring import KINDS, Port
+from modelyard.files import write_atomically
 
 __all__ = ["render"]
 
@@ -26,7 +28,7 @@ _NAME = r"^[a-z][a-z0-9_-]*$"
 _INTRODUCTION = """\
 # Blueprint reference
 
-<!-- Written by `python -m modelyard.blueprint.reference`; a test compares the two. Edit the metamodel instead. -->
+<!-- Written by `make docs` from the metamodel; a test compares the two. Edit the metamodel instead. -->
 
 A blueprint is one YAML 1.2 file in UTF-8. Unknown keys, duplicate keys and values of another type are errors, told
 all at once with line and column. A key without a default must be given. `modelyard blueprint schema` prints the JSON
@@ -181,8 +183,8 @@ def _metrics() -> str:
 
 
 def main() -> None:
-    """Write the page to standard output."""
-    sys.stdout.write(render())
+    """Write the page into a file."""
+    write_atomically(Path(sys.argv[1]), render().encode())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -88,3 +90,27 @@ def test_the_page_of_commands_is_what_the_commands_say() -> None:
     from modelyard.cli.reference import render
 
     assert page("reference/cli.md") == render(), "run make docs"
+
+
+def generated() -> list[tuple[str, str]]:
+    """Modules of `make docs` and what each writes, as the Makefile says."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    target = re.split(r"^docs:.*$", makefile, flags=re.MULTILINE)[1].split("\n\n")[0]
+    return re.findall(r"-m (\S+) (\S+)", target)
+
+
+@pytest.mark.parametrize(("module", "place"), generated())
+def test_what_make_docs_writes_is_what_lies_there(module: str, place: str, tmp_path: Path) -> None:
+    written = tmp_path / Path(place).name
+    subprocess.run([sys.executable, "-m", module, str(written)], check=True)
+    files = [written] if written.is_file() else sorted(written.iterdir())
+    assert files
+    for file in files:
+        kept = ROOT / place if written.is_file() else ROOT / place / file.name
+        assert file.read_text(encoding="utf-8") == kept.read_text(encoding="utf-8"), "run make docs"
+
+
+def test_every_page_that_says_it_is_generated_is_written_by_make_docs() -> None:
+    said = {str(path.relative_to(ROOT)) for path in DOCS.rglob("*.md") if "Written by `make docs`" in path.read_text()}
+    assert said
+    assert said <= {place for _, place in generated()}

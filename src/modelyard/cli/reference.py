@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from modelyard.blueprint.paths import listed
 from modelyard.cli import COMMANDS, root
 from modelyard.files import write_atomically
 
@@ -15,8 +16,10 @@ __all__ = ["render"]
 HEAD = """\
 # Command line
 
+<!-- Written by `make docs` from the commands; a test compares the two. Edit the commands instead. -->
+
 `modelyard COMMAND --help` shows the same. Every listing takes `--json`. Global options stand before the command:
-`-C FOLDER` names the project, `--debug` shows tracebacks. Exit codes: [errors](errors.md).
+`-C FOLDER` names the project, `--debug` shows tracebacks. Exit codes, and errors as JSON: [errors](errors.md).
 
 Completion: `modelyard completion bash` (or `zsh`, `fish`) prints the script for your shell.
 """
@@ -39,15 +42,49 @@ def _section(path: str, command: click.Command, parent: click.Context) -> str:
     lines = [f"## {path}", "", (command.help or "").strip(), "", f"`{path} {usage}`", ""]
     options = [option for option in command.params if isinstance(option, click.Option)]
     if options:
-        lines += ["| option | what it does |", "|---|---|"]
-        for option in options:
-            names = ", ".join(f"`{word}`" for word in sorted(option.opts, key=len))
-            lines.append(f"| {names} | {(option.help or '').replace('|', '/')} |")
-        lines.append("")
+        lines += ["| option | takes | default | what it does |", "|---|---|---|---|", *map(_row, options), ""]
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
             lines.append(_section(f"{path} {name}", inner, context).replace("## ", "### ", 1))
     return "\n".join(lines)
+
+
+def _row(option: click.Option) -> str:
+    names = ", ".join(f"`{word}`" for word in sorted((*option.opts, *option.secondary_opts), key=len))
+    cells = (names, _takes(option), _default(option), option.help or "")
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def _takes(option: click.Option) -> str:
+    """Say what may stand behind an option; a flag takes nothing."""
+    if option.is_flag:
+        return ""
+    kind = option.type
+    if isinstance(kind, click.Choice):
+        taken = listed((f"`{choice}`" for choice in kind.choices), "or")
+    elif option.metavar is not None:
+        taken = f"`{option.metavar}`"
+    elif isinstance(kind, click.IntRange):
+        taken = f"whole number, {_range(kind)}"
+    elif isinstance(kind, click.Path):
+        taken = "folder" if not kind.file_okay else "file" if not kind.dir_okay else "path"
+    else:
+        taken = {"integer": "whole number", "float": "number"}.get(kind.name, "text")
+    return f"{taken}; again for more" if option.multiple else taken
+
+
+def _range(kind: click.IntRange) -> str:
+    if kind.max is None:
+        return f"at least {kind.min}"
+    return f"{kind.min} to {kind.max}" if kind.min is not None else f"at most {kind.max}"
+
+
+def _default(option: click.Option) -> str:
+    if option.required:
+        return "required"
+    # What is left out otherwise, its help says in words.
+    given = isinstance(option.default, str | int | float) and option.default != "" and not option.is_flag
+    return f"`{option.default}`" if given else ""
 
 
 if __name__ == "__main__":

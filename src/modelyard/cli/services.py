@@ -78,7 +78,7 @@ def down(ctx: click.Context, environments: tuple[str, ...], dry_run: bool, as_js
 @click.command()
 @click.argument("environment", shell_complete=environments)
 @click.option("--host", help="Address to listen on (default: the setting).")
-@click.option("--port", default=0, type=click.IntRange(0, 65535), help="Default: the one it had last, else a free one.")
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="0: the one it had last, else a free one.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), help="Speak gRPC too; 0: as for --port.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that answer (default: the setting).")
 @explicit_option

@@ -59,6 +59,19 @@ def test_every_command_is_documented_with_its_options(name: str) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        "| `--env` | `ENVIRONMENT` | required | Whose service. |",
+        "| `--template` | `digits` or `digits-small` | `digits` | What to start from. |",
+        "| `--timeout` | number | `60.0` | Seconds to wait for each. |",
+        "| `--json` |  |  | Print JSON. |",
+    ],
+)
+def test_the_page_of_commands_says_what_an_option_takes_its_default_and_whether_it_is_required(row: str) -> None:
+    assert row in page("reference/cli.md")
+
+
 def test_public_names_are_these_and_no_others() -> None:
     """Adding a name to the front door is a decision; this list is where it is taken."""
     assert sorted(modelyard.__all__) == ["ModelyardError", "Run", "Yard", "__version__", "init", "open"]

@@ -32,6 +32,8 @@ class Question(Protocol):
 
     generation: Generation
     """That answers, held by whoever asks; reading may find that it is another one."""
+    rows: int
+    """How many there are, once they have been read."""
 
     def read(self) -> Columns:
         """Return checked columns; raises what tells why there are none."""
@@ -43,10 +45,8 @@ class Question(Protocol):
         """Return how the client is told that the predictor raised an error."""
 
 
-class _Part(NamedTuple):
-    place: int
-    question: Question
-    columns: Columns
+_Part = tuple[int, Question, Columns]
+"""Place among the questions, the question, what was read."""
 
 
 class Gathering:
@@ -93,24 +93,27 @@ def answer_together(questions: Sequence[Question]) -> list[Any]:
             columns = question.read()
         except Exception as error:
             results[place] = error
+            continue
+        kind = _kind(question.generation, columns) or place
+        group = groups.get(kind)
+        if group is None:
+            groups[kind] = [(place, question, columns)]
         else:
-            kind = _kind(question.generation, columns)
-            groups.setdefault(place if kind is None else kind, []).append(_Part(place, question, columns))
+            group.append((place, question, columns))
     for group in groups.values():
-        for batch in _cut(group):
-            outputs = _run(batch[0].question.generation.served, [part.columns for part in batch])
-            for part, output in zip(batch, outputs, strict=True):
-                results[part.place] = _answer(part, output)
+        for batch in (group,) if len(group) == 1 else _cut(group):
+            predicted = _run(
+                batch[0][1].generation.served, [part[2] for part in batch], [part[1].rows for part in batch]
+            )
+            for (place, question, columns), outputs in zip(batch, predicted, strict=True):
+                try:
+                    if isinstance(outputs, Exception):
+                        results[place] = question.failed(outputs)
+                    else:
+                        results[place] = question.write(columns, outputs)
+                except Exception as error:
+                    results[place] = error
     return results
-
-
-def _answer(part: _Part, output: Columns | Exception) -> Any:
-    try:
-        if isinstance(output, Exception):
-            return part.question.failed(output)
-        return part.question.write(part.columns, output)
-    except Exception as error:
-        return error
 
 
 def _kind(generation: Generation, columns: Columns) -> object:
@@ -128,13 +131,11 @@ def _kind(generation: Generation, columns: Columns) -> object:
 
 def _cut(group: list[_Part]) -> list[list[_Part]]:
     """Return batches of at most so many rows, unless a single request has more."""
-    if len(group) == 1:
-        return [group]
     batches: list[list[_Part]] = [[]]
     room = GATHERED_ROWS
     for part in group:
-        rows = _rows(part.columns)
-        if batches[-1] and rows > room:
+        rows = part[1].rows
+        if rows > room and batches[-1]:
             batches.append([])
             room = GATHERED_ROWS
         batches[-1].append(part)
@@ -184,9 +185,9 @@ class Batcher:
         batch = self._next_batch()
         self._running = bool(batch)
         if batch:
-            columns = [one.columns for one in batch]
+            columns, rows = [one.columns for one in batch], [one.rows for one in batch]
             running = asyncio.get_running_loop().run_in_executor(
-                self._executor, _run, batch[0].generation.served, columns
+                self._executor, _run, batch[0].generation.served, columns, rows
             )
             running.add_done_callback(lambda done: self._done(batch, done))
 
@@ -219,11 +220,11 @@ class Batcher:
         self._start()
 
 
-def _run(served: Served, parts: list[Columns]) -> list[Columns | Exception]:
+def _run(served: Served, parts: list[Columns], rows: list[int]) -> list[Columns | Exception]:
     """Predict a batch; where that fails, each part alone, so that one does not fail the others."""
     if len(parts) > 1:
         try:
-            return _together(served, parts)
+            return _together(served, parts, rows)
         except Exception:  # noqa: S110  (each is tried alone below, and tells its own reason)
             pass
     results: list[Columns | Exception] = []
@@ -235,12 +236,12 @@ def _run(served: Served, parts: list[Columns]) -> list[Columns | Exception]:
     return results
 
 
-def _together(served: Served, parts: list[Columns]) -> list[Columns | Exception]:
+def _together(served: Served, parts: list[Columns], rows: list[int]) -> list[Columns | Exception]:
     outputs = served.predict(_joined(parts))
     results: list[Columns | Exception] = []
     first = 0
-    for columns in parts:
-        last = first + _rows(columns)
+    for count in rows:
+        last = first + count
         results.append({name: values[first:last] for name, values in outputs.items()})
         first = last
     return results
@@ -249,11 +250,7 @@ def _together(served: Served, parts: list[Columns]) -> list[Columns | Exception]
 def _joined(parts: list[Columns]) -> Columns:
     first = parts[0]
     if isinstance(first, Table):
-        matrices = [part.matrix for part in parts if isinstance(part, Table) and part.names == first.names]
-        if len(matrices) == len(parts):
-            return Table(first.names, np.concatenate(matrices))
+        tables = [part for part in parts if isinstance(part, Table) and part.names == first.names]
+        if len(tables) == len(parts):
+            return Table.joined(tables)
     return {name: np.concatenate([part[name] for part in parts]) for name in first}
-
-
-def _rows(columns: Columns) -> int:
-    return len(columns.matrix) if isinstance(columns, Table) else len(next(iter(columns.values())))

@@ -355,6 +355,6 @@ class Taken:
         )
 
     def _count(self, columns: Columns) -> None:
-        self.rows = rows = len(columns.matrix) if isinstance(columns, Table) else len(next(iter(columns.values())))
+        self.rows = rows = columns.rows if isinstance(columns, Table) else len(next(iter(columns.values())))
         if rows > self._inference.limits.rows:
             limit_rows(rows, self._inference.limits.rows)

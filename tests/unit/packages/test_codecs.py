@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,13 @@ def test_keys_that_are_no_identifiers_are_keys_like_others() -> None:
     columns = json_codec.decode(contract, '[{"Größe in m²": 1.5, "class": 3, "unknown": {}}]'.encode())
     assert columns["Größe in m²"].tolist() == [1.5]
     assert columns["class"].tolist() == [3]
+
+
+@pytest.mark.parametrize("name", ["plain", "Größe in m²", 'say "hi"', "back\\slash", "two\nlines", ""])
+def test_any_name_of_a_column_is_a_key_of_the_rows(name):
+    columns = {name: np.array([1.5, np.nan], np.float32), "other": np.array(["x", "y"])}
+    assert json.loads(json_codec.encode(columns)) == [{name: 1.5, "other": "x"}, {name: None, "other": "y"}]
+    assert json_codec.encode({}) == b"[]"
 
 
 def test_csv_is_quoted_as_rfc_4180_says() -> None:

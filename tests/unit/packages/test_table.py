@@ -64,3 +64,16 @@ def test_standardizing_a_table_gives_the_same_bits_as_its_columns():
     for name in names:
         np.testing.assert_array_equal(table[name], columns[name])
         assert table[name].dtype == columns[name].dtype == np.float32
+
+
+def test_rows_become_an_array_when_it_is_asked_for_and_joined_ones_become_one():
+    tables = [Table.of_rows(("a", "b"), [(1.0, None), (3.0, 4.0)], np.dtype("float32"))]
+    tables.append(Table.of_rows(("a", "b"), [(5.0, 6.0)], np.dtype("float32")))
+    assert [table.rows for table in tables] == [2, 1]
+    joined = Table.joined(tables)
+    assert joined.rows == 3
+    assert joined.matrix.dtype == np.float32
+    np.testing.assert_array_equal(joined.matrix, np.array([[1, np.nan], [3, 4], [5, 6]], np.float32))
+    assert joined.matrix is joined.matrix, "it is made once"
+    # One that is an array already is joined as such.
+    np.testing.assert_array_equal(Table.joined([tables[1], joined.part(slice(1, 2))])["b"], [6.0, 4.0])

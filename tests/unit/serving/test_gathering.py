@@ -35,6 +35,7 @@ class Question:
 
     def __init__(self, model, *values, table=False, steps=None):
         self.generation = model
+        self.rows = len(values)
         self._values = values
         self._table = table
         self._steps = [] if steps is None else steps

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import starmap
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -28,6 +29,8 @@ Layout = Literal["rows", "columns"]
 
 _NARROW = ("int8", "int16", "int32", "uint8", "uint16", "uint32")
 """Integers whose range the decoder can be told: its bounds are 64-bit numbers with a sign."""
+
+_encoder = msgspec.json.Encoder()
 
 _PATH = re.compile(r"^(?P<what>.*?) - at `(?P<path>\$.*)`$", re.DOTALL)
 _ROWS_PATH = re.compile(r"^\$(?:\.rows)?\[(?P<row>\d+)\](?:\.(?P<field>.*?))?(?P<inside>(?:\[\d+\])*)$")
@@ -83,8 +86,7 @@ class JsonCodec:
                 raise ContractError("The body has `rows` and `columns`.", remedy=self._remedy())
             limit_rows(len(rows), max_rows)
             if self._dtype is not None and rows:
-                matrix = np.array([msgspec.structs.astuple(row) for row in rows], dtype=self._dtype)
-                return Table(self._names, matrix)
+                return Table.of_rows(self._names, [msgspec.structs.astuple(row) for row in rows], self._dtype)
             lists = [[getattr(row, key) for row in rows] for key in self._keys]
         elif decoded.columns is not None:
             lists = [getattr(decoded.columns, key) for key in self._keys]
@@ -131,11 +133,21 @@ def encode(columns: Columns, layout: Layout = "rows") -> bytes:
         columns: Arrays that share their first dimension.
         layout: `rows` or `columns`.
     """
-    lists = {name: values.tolist() for name, values in columns.items()}
     if layout == "columns":
-        return msgspec.json.encode(lists)
-    names = tuple(lists)
-    return msgspec.json.encode([dict(zip(names, row, strict=True)) for row in zip(*lists.values(), strict=True)])
+        return _encoder.encode({name: values.tolist() for name, values in columns.items()})
+    rows = zip(*[values.tolist() for values in columns.values()], strict=True)
+    return _encoder.encode([*starmap(_row_of(tuple(columns)), rows)])
+
+
+@functools.lru_cache(maxsize=64)
+def _row_of(names: tuple[str, ...]) -> Callable[..., Any]:
+    """Return what makes a row of its values: msgspec writes its own structs twice as fast as dictionaries."""
+    keys = {f"f{place}": name for place, name in enumerate(names)}
+    try:
+        return msgspec.defstruct("Row", [(key, object) for key in keys], rename=keys)
+    except ValueError:
+        # It takes no names that JSON would have to escape.
+        return lambda *values: dict(zip(names, values, strict=True))
 
 
 @functools.lru_cache(maxsize=64)

@@ -195,8 +195,7 @@ class Application:
             return response
 
     def _send(self, request: Request, response: Response) -> None:
-        response.headers.append(("x-request-id", request.id))
-        request.exchange.answer(response.status, response.headers, response.body)
+        request.exchange.answer(response.status, response.headers, response.body, (("x-request-id", request.id),))
 
     def _refuse(self, request: Request, error: Exception) -> None:
         """Tell a client of an error."""

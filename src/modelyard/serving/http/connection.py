@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import functools
 import re
 import socket
 import sys
@@ -301,7 +302,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._resume()
 
-    def answer(self, exchange: Exchange, status: int, headers: Headers, body: bytes) -> None:
+    def answer(self, exchange: Exchange, status: int, headers: Headers, body: bytes, own: Headers) -> None:
         """Send an answer."""
         if self._closing:
             return
@@ -311,8 +312,8 @@ class Connection(asyncio.Protocol):
             self._ended = True
         elif self._last and not self._waiting and not self._unfed:
             self._ended = True
-            headers = [*headers, _CLOSE]
-        self._write(status, headers, body, empty=exchange.method == "HEAD")
+            own = [*own, _CLOSE]
+        self._write(status, headers, body, own, empty=exchange.method == "HEAD")
         if exchange.complete:
             self._answered()
         elif exchange.lost:
@@ -418,7 +419,7 @@ class Connection(asyncio.Protocol):
             self._close(linger=True)
         elif self._answering is None and not self._waiting:
             headers, body = self._home.refusal(problem)
-            self._write(problem.status, [*headers, *(() if _CLOSE in headers else (_CLOSE,))], body)
+            self._write(problem.status, headers, body, () if _CLOSE in headers else (_CLOSE,))
             self._close(linger=True)
         else:
             # Whoever reads its body answers.
@@ -430,13 +431,14 @@ class Connection(asyncio.Protocol):
 
     # The way of bytes
 
-    def _write(self, status: int, headers: Headers, body: bytes, *, empty: bool = False) -> None:
-        head = "".join([f"{name}: {value}\r\n" for name, value in headers])
-        if head.count("\n") != len(headers) or head.count("\r") != len(headers):
-            raise ValueError("a header has a line break")
-        start = b"%b%b%bcontent-length: %d\r\n\r\n" % (
-            _STATUS[status], self._home.date, head.encode("latin-1"), len(body),
-        )  # fmt: skip
+    def _write(self, status: int, headers: Headers, body: bytes, own: Headers, *, empty: bool = False) -> None:
+        start = b"%b%b%b%bcontent-length: %d\r\n\r\n" % (
+            _STATUS[status],
+            self._home.date,
+            _kept_lines(headers) if isinstance(headers, tuple) else _lines(headers),
+            _lines(own),
+            len(body),
+        )
         if empty or not body:
             self._transport.write(start)
         elif len(body) <= JOINED:
@@ -474,6 +476,17 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.close()
         self._closing = self._deaf = True
+
+
+def _lines(headers: Headers) -> bytes:
+    """Return headers as they are sent."""
+    text = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    if text.count("\n") != len(headers) or text.count("\r") != len(headers):
+        raise ValueError("a header has a line break")
+    return text.encode("latin-1")
+
+
+_kept_lines = functools.lru_cache(maxsize=256)(_lines)
 
 
 def _unacknowledged(wire: socket.socket) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 __all__ = ["BodyLostError", "Exchange", "Headers", "Way"]
 
-Headers = list[tuple[str, str]]
-"""Of an answer; names in lower case."""
+Headers = Sequence[tuple[str, str]]
+"""Of an answer; names in lower case. A tuple stands for what other answers have too: it is written once and kept."""
 
 
 class BodyLostError(Exception):
@@ -22,8 +22,8 @@ class Way(Protocol):
     def want(self, exchange: Exchange) -> None:
         """Let more of its body come."""
 
-    def answer(self, exchange: Exchange, status: int, headers: Headers, body: bytes) -> None:
-        """Send what answers it."""
+    def answer(self, exchange: Exchange, status: int, headers: Headers, body: bytes, own: Headers) -> None:
+        """Send what answers it; see `Exchange.answer`."""
 
     def abandon(self, exchange: Exchange) -> None:
         """Take down that nothing will answer it."""
@@ -89,10 +89,17 @@ class Exchange:
         self.held = 0
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """Answer it; of a HEAD the body is left out. What comes after the first answer is dropped."""
+    def answer(self, status: int, headers: Headers, body: bytes, own: Headers = ()) -> None:
+        """Answer it; what comes after the first answer is dropped.
+
+        Args:
+            status: Of HTTP.
+            headers: All but those that HTTP itself needs.
+            body: Left out where it answers a HEAD.
+            own: More headers, which no other answer has.
+        """
         if not self.answered:
-            self._way.answer(self, status, headers, body)
+            self._way.answer(self, status, headers, body, own)
             self.answered = True
 
     def abandon(self) -> None:

@@ -78,10 +78,9 @@ class _Tensors:
             model_version=generation.version,
             parameters={"generation": generation.number},
         )
-        headers = [("content-type", JSON if head is None else OCTETS), *generation.headers]
-        if head is not None:
-            headers.append((HEADER_LENGTH, str(head)))
-        return Response(200, headers, answer)
+        if head is None:
+            return Response(200, (("content-type", JSON), *generation.headers), answer)
+        return Response(200, [("content-type", OCTETS), *generation.headers, (HEADER_LENGTH, str(head))], answer)
 
 
 class OpenInference:

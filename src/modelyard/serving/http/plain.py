@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from modelyard.contracts import Columns
+from modelyard.packages.table import Table
 from modelyard.serving.http.negotiation import acceptable, media_type
 from modelyard.serving.http.routing import Endpoint, Prediction, Request, Response, Route
 from modelyard.serving.inference import Inference
@@ -32,9 +33,9 @@ class _Rows:
         limits: What a request may ask for.
     """
 
-    __slots__ = ("_body", "_kind", "_limits", "_wanted")
+    __slots__ = ("_by_columns", "_kind", "_limits", "_wanted")
 
-    _body: bytes
+    _by_columns: bool
 
     def __init__(self, kind: str, wanted: str, limits: Limits) -> None:
         self._kind = kind
@@ -43,21 +44,23 @@ class _Rows:
 
     def decode(self, served: Served, body: bytes) -> Columns:
         """Return checked columns."""
-        self._body = body
-        if self._kind in ARROW_KINDS:
-            return served.unpackers[self._kind](body, self._limits)
-        return served.decoders[self._kind](body, self._limits.rows)
+        kind = self._kind
+        if kind in ARROW_KINDS:
+            return served.unpackers[kind](body, self._limits)
+        columns = served.decoders[kind](body, self._limits.rows)
+        # Nobody makes a table of columns that come one by one.
+        self._by_columns = kind == JSON and not isinstance(columns, Table) and _BY_COLUMNS.match(body) is not None
+        return columns
 
     def encode(self, generation: Generation, outputs: Columns) -> Response:
         """Return the response; in JSON it is by columns where the request was."""
         encoders, wanted = generation.served.encoders, self._wanted
         if wanted == JSON:
-            by_columns = self._kind == JSON and _BY_COLUMNS.match(self._body)
-            answer = encoders[JSON_COLUMNS if by_columns else JSON](outputs)
+            answer = encoders[JSON_COLUMNS if self._by_columns else JSON](outputs)
             answer = generation.json_prefix + b"," + answer[1:]
         else:
             answer = encoders[wanted](outputs)
-        return Response(200, [("content-type", wanted), *generation.headers], answer)
+        return Response(200, (("content-type", wanted), *generation.headers), answer)
 
 
 class Plain:

@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+import msgspec
 
 from modelyard.serving.http.body import BodyReader
 from modelyard.serving.http.exchange import Exchange, Headers
@@ -23,7 +25,7 @@ REMEMBERED = 4096
 _PARAMETER = re.compile(r"\{([a-z_]+)\}")
 
 
-class Response(NamedTuple):
+class Response(msgspec.Struct):
     """An answer; the application adds the request's id."""
 
     status: int
@@ -70,7 +72,7 @@ class Request:
         return self.bodies.read(self.exchange)
 
 
-class Prediction(NamedTuple):
+class Prediction(msgspec.Struct):
     """What a handler returns where a model is asked: it is answered together with others that came at the same time.
 
     Args:

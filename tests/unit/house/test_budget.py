@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import subprocess
 import sys
 import time
@@ -87,10 +89,19 @@ def test_a_command_loads_what_it_needs(project: Path, command: str, without: set
 
 
 def test_every_name_in_rooms_is_found_where_it_is_said_to_live() -> None:
-    assert sorted(rooms.__all__) == sorted(rooms.HOME)
     for name, home in rooms.HOME.items():
         found = getattr(rooms, name)
         assert (found.__module__, found.__name__) == (home, name)
+
+
+def test_rooms_tells_a_type_checker_what_it_hands_out_at_run_time() -> None:
+    (told,) = (
+        node.body
+        for node in ast.parse(inspect.getsource(rooms)).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    imports = [node for node in told if isinstance(node, ast.ImportFrom)]
+    assert {alias.asname: node.module for node in imports for alias in node.names} == rooms.HOME
 
 
 def test_import_and_help_stay_close_to_a_bare_interpreter() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 import ssl
 from collections.abc import Callable
@@ -11,9 +12,13 @@ from typing import Protocol
 
 import uvloop
 
-__all__ = ["Acceptor", "Client", "new_event_loop"]
+__all__ = ["Acceptor", "Client", "new_event_loop", "raise_descriptors"]
 
 CONNECTIONS = 4096
+"""The most that a worker takes on one port, where it may have descriptors for two ports of them."""
+FEWEST_CONNECTIONS = 16
+RESERVED_DESCRIPTORS = 256
+"""Those that connections leave to what the worker loads, receives and asks."""
 SWEEP_SECONDS = 1.0
 HANDSHAKE_SECONDS = 10.0
 PAUSE_SECONDS = 0.1
@@ -34,6 +39,26 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     return loop
+
+
+def raise_descriptors() -> None:
+    """Let this process have as many descriptors as full ports need, as far as its hard limit goes.
+
+    The soft limit is 1,024 in most places, for programs that use `select`; none of a worker's do.
+    """
+    wanted = 2 * CONNECTIONS + RESERVED_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _most_connections() -> int:
+    """Return how many connections one of two ports may have with the descriptors that there are."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return CONNECTIONS
+    return max(FEWEST_CONNECTIONS, min(CONNECTIONS, (soft - RESERVED_DESCRIPTORS) // 2))
 
 
 class Acceptor:
@@ -61,6 +86,7 @@ class Acceptor:
         self._listening = socket.socket(fileno=descriptor)
         self._listening.setblocking(False)
         self._tls = tls
+        self._most = _most_connections()
         self.clients: set[Client] = set()
         """Whose connections are open."""
         self._greeting: set[asyncio.Task[None]] = set()
@@ -70,7 +96,7 @@ class Acceptor:
     @property
     def crowded(self) -> bool:
         """Whether no more connections are taken until some end."""
-        return len(self.clients) + len(self._greeting) >= CONNECTIONS
+        return len(self.clients) + len(self._greeting) >= self._most
 
     # What connections call
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from modelyard.errors import ModelyardError, RefusedError
-from modelyard.serving.accepting import new_event_loop
+from modelyard.serving.accepting import new_event_loop, raise_descriptors
 from modelyard.serving.auth.guard import Guard, guard_of
 from modelyard.serving.auth.tls import tls_context
 from modelyard.serving.http.application import Application
@@ -271,6 +271,7 @@ def main() -> None:
     spec = WorkerSpec.parse(sys.argv[1])
     die_with(spec.supervisor)
     sys.setswitchinterval(SWITCH_SECONDS)
+    raise_descriptors()
     status = Worker(spec).run()
     sys.stdout.flush()
     # Threads that load a model or wait for a request must not hold up the exit.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -70,6 +71,8 @@ def main() -> None:
             time.sleep(0.01)
         return False
 
+    if options.get("descriptors"):
+        resource.setrlimit(resource.RLIMIT_NOFILE, tuple(options["descriptors"]))
     options.setdefault("log_level", "debug")
     spec = ServiceSpec(
         name=options.get("name", "dev"), folder=Path(options["folder"]), host=options.get("host", "127.0.0.1"),

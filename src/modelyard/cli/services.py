@@ -87,7 +87,10 @@ def serve(
     ctx: click.Context, environment: str, host: str | None, port: int, grpc_port: int | None, workers: int | None,
     explicit: bool,
 ) -> None:  # fmt: skip
-    """Serve what is released to ENVIRONMENT in the foreground, until Ctrl-C."""
+    """Serve what is released to ENVIRONMENT in the foreground, until Ctrl-C.
+
+    Requests in flight end first. The exit code is 130 then, and 0 where SIGTERM or `modelyard down` asked for the stop.
+    """
     yard_of(ctx).services.serve(
         environment, host=host, port=port, grpc_port=grpc_port, workers=workers, explicit=explicit
     )

@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from types import FrameType
 
@@ -82,6 +82,7 @@ def run_service(
         MissingExtraError: A port for gRPC is asked for, and its libraries are not installed.
         RefusedError: Others could reach it without proving who they are, or without encryption.
         BusyError: Another service runs on the folder, or the port is taken.
+        KeyboardInterrupt: SIGINT ended it; it has drained.
         StorageError: The folder can't be written.
         IntegrityError: The committed state was damaged by something else.
     """
@@ -214,7 +215,7 @@ class Supervisor:
         self._control.start()
         self._judge.start()
         threading.Thread(target=self._look_after, name="watch", daemon=True).start()
-        with _signals(self._stop_soon, self._wake_write):
+        with _signals(self._stop_soon, self._wake_write) as taken:
             self._log.info(
                 "started", host=place.host, port=place.port, grpc_port=place.grpc_port, workers=self._spec.workers
             )
@@ -228,6 +229,9 @@ class Supervisor:
         if self._tracer is not None:
             self._tracer.close()
         self._log.info("stopped")
+        if signal.SIGINT in taken:
+            # A shell that sees it leaves its script as well; after SIGTERM, which asks for a stop, it goes on.
+            raise KeyboardInterrupt
 
     def _watch(self) -> None:
         while not self._stop:
@@ -361,20 +365,26 @@ def _metrics_folder(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[], None], wake: int) -> Iterator[None]:
-    """Stop on SIGTERM and SIGINT, where this is the process's main thread; another thread is never told of signals."""
+def _signals(stop: Callable[[], None], wake: int) -> Iterator[Set[int]]:
+    """Stop on SIGTERM and SIGINT, where this is the process's main thread; another thread is never told of signals.
+
+    Yields:
+        The signals that were taken.
+    """
+    taken: set[int] = set()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield taken
         return
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
+        taken.add(number)
         stop()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     # Python runs a handler when the main thread is awake; one that is about to wait would not be, and sleep on.
     waker = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     try:
-        yield
+        yield taken
     finally:
         signal.set_wakeup_fd(waker)
         for number, handler in before.items():

@@ -4,41 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import grpc
 import pytest
-from tests.projects import environment, modelyard, new_project
-
-BLUEPRINT = """\
-model: trees
-pipeline:
-  name: trees
-  steps:
-    - {id: data, kind: importer, format: csv, local_data: rows.csv, target: kind}
-    - {id: train, kind: trainer, implementation: sklearn, estimator: sklearn.tree.DecisionTreeClassifier}
-    - {id: evaluate, kind: evaluator}
-environments: [{name: dev}]
-"""
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = new_project(tmp_path_factory.mktemp("services"))
-    for name in ("cnn.yaml", "digits.npz"):
-        (folder / name).unlink()
-    (folder / "blueprint.yaml").write_text(BLUEPRINT)
-    rows = "".join(f"{h},{w},{'oak' if h > 12 else 'ash'}\n" for h in range(5, 20) for w in range(4))
-    (folder / "rows.csv").write_text("height,width,kind\n" + rows)
-    subprocess.run(["git", "commit", "-qam", "Trees"], cwd=folder, env=environment(folder.parent), check=True)
-    modelyard(folder, "run")
-    modelyard(folder, "submit", "--as", "dana")
-    modelyard(folder, "approve", "trees", "--as", "morgan")
-    modelyard(folder, "release", "trees", "--to", "dev", "--as", "morgan")
-    return folder
+from tests.projects import environment, modelyard
 
 
 @pytest.fixture
@@ -118,6 +93,25 @@ def test_a_second_service_of_one_name_is_told_how_to_stop_the_first(running: Pat
     told = modelyard(running, "serve", "dev", code=5).stderr
     assert "'dev' runs already" in told
     assert "modelyard down dev" in told
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_service_in_the_foreground_says_by_its_exit_code_whether_it_was_interrupted(
+    project: Path, number: int, code: int
+) -> None:
+    service = subprocess.Popen(
+        [sys.executable, "-m", "modelyard", "serve", "dev"], cwd=project, env=environment(project.parent),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        assert service.stdout is not None
+        assert any('"started"' in line for line in service.stdout)
+        service.send_signal(number)
+        printed = service.communicate(timeout=60)[0]
+    finally:
+        service.kill()
+    assert service.returncode == code, printed
+    assert '"stopped"' in printed
 
 
 def predict(project: Path, body: object, code: int = 0) -> str:

@@ -11,34 +11,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.projects import environment, modelyard, new_project
+from tests.projects import TREES, environment, modelyard, trees_project
 
-BLUEPRINT = """\
-model: trees
-pipeline:
-  name: trees
-  steps:
-    - {id: data, kind: importer, format: csv, local_data: rows.csv, target: kind}
-    - {id: train, kind: trainer, implementation: sklearn, estimator: sklearn.tree.DecisionTreeClassifier}
-    - {id: evaluate, kind: evaluator}
-environments: [{name: dev}]
+BLUEPRINT = f"""\
+{TREES}
 service:
-  slo: {p99_ms: 5000, error_rate: 0.5}
-  canary: {minimum: 7}
+  slo: {{p99_ms: 5000, error_rate: 0.5}}
+  canary: {{minimum: 7}}
 """
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two approved versions, one that is not, the first released to dev; `lab` follows nothing."""
-    folder = new_project(tmp_path_factory.mktemp("swapping"))
-    for name in ("cnn.yaml", "digits.npz"):
-        (folder / name).unlink()
-    (folder / "blueprint.yaml").write_text(BLUEPRINT)
-    rows = "".join(f"{h},{w},{'oak' if h > 12 else 'ash'}\n" for h in range(5, 20) for w in range(4))
-    (folder / "rows.csv").write_text("height,width,kind\n" + rows)
+    folder = trees_project(tmp_path_factory.mktemp("swapping"), BLUEPRINT)
     (folder / "ask.json").write_text('{"rows": [{"height": 15, "width": 1}]}')
-    subprocess.run(["git", "commit", "-qam", "Trees"], cwd=folder, env=environment(folder.parent), check=True)
     for number, depth in enumerate((3, 2, 1)):
         modelyard(folder, "run", "-p", f"train.arguments.max_depth={depth}")
         modelyard(folder, "submit", "--as", "dana")

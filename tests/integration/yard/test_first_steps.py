@@ -7,17 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.projects import environment, modelyard
-
-BLUEPRINT = """\
-pipeline:
-  name: {name}
-  steps:
-    - {{id: data, kind: importer, format: csv, local_data: rows.csv, target: kind}}
-    - {{id: train, kind: trainer, implementation: sklearn, estimator: sklearn.tree.DecisionTreeClassifier}}
-    - {{id: evaluate, kind: evaluator}}
-environments: [{{name: dev}}]
-"""
+from tests.projects import TREES, environment, modelyard, trees_project
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -26,15 +16,7 @@ def git(folder: Path, *arguments: str) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    folder = tmp_path / "project"
-    modelyard(tmp_path, "init", "--template", "digits-small", "--people", "demo", str(folder))
-    (folder / "cnn.yaml").unlink()
-    (folder / "blueprint.yaml").write_text(BLUEPRINT.format(name="trees"))
-    rows = "".join(f"{h},{w},{'oak' if h > 12 else 'ash'}\n" for h in range(5, 20) for w in range(4))
-    (folder / "rows.csv").write_text("height,width,kind\n" + rows)
-    git(folder, "add", "-A")
-    git(folder, "commit", "-qm", "Trees")
-    return folder
+    return trees_project(tmp_path)
 
 
 def test_who_is_named_by_the_usual_key_can_sign_with_it(project: Path) -> None:
@@ -49,7 +31,7 @@ def test_who_is_named_by_the_usual_key_can_sign_with_it(project: Path) -> None:
         (project / file).unlink(missing_ok=True)
     modelyard(project, "init", "--template", "digits-small")
     (project / "cnn.yaml").unlink()
-    (project / "blueprint.yaml").write_text(BLUEPRINT.format(name="trees"))
+    (project / "blueprint.yaml").write_text(TREES)
     git(project, "commit", "-qam", "Trees again")
     modelyard(project, "run")
     assert "ada@example.org" in modelyard(project, "submit").stdout
@@ -84,14 +66,14 @@ def test_a_deleted_catalog_is_made_anew_from_the_store(project: Path) -> None:
 
 def test_a_pipeline_that_never_ran_is_named(project: Path) -> None:
     modelyard(project, "run")
-    (project / "other.yaml").write_text(BLUEPRINT.format(name="other"))
+    (project / "other.yaml").write_text(TREES.replace("trees", "other"))
     told = modelyard(project, "submit", "other", "--as", "dana", code=2).stderr
     assert "no runs of other yet" in told
     assert "modelyard run other" in told
 
 
 def test_no_blueprint_hides_another_of_its_name(project: Path) -> None:
-    (project / "twin.yaml").write_text(BLUEPRINT.format(name="trees"))
+    (project / "twin.yaml").write_text(TREES)
     assert "twin.yaml" in modelyard(project, "ls", "blueprints").stdout
     told = modelyard(project, "check", code=2).stderr
     assert "twin.yaml: pipeline.name: blueprint.yaml has a pipeline 'trees' too." in told

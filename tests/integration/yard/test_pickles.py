@@ -22,7 +22,7 @@ import grpc
 import httpx
 import pytest
 from tests.integration.serving import grpc_calls
-from tests.projects import environment, modelyard, new_project
+from tests.projects import TREES, environment, modelyard, trees_project
 
 from modelyard.center.keys import make_key
 from modelyard.center.people import Person, parse_people, render_people
@@ -36,20 +36,9 @@ from modelyard.serving.grpc.messages import message
 from modelyard.testing.tags import load_key, sign
 from modelyard.yard.yard import Yard
 
-BLUEPRINT = """\
-model: trees
-pipeline:
-  name: trees
-  steps:
-    - {id: data, kind: importer, format: csv, local_data: rows.csv, target: kind}
-    - id: train
-      kind: trainer
-      implementation: sklearn
-      estimator: sklearn.tree.DecisionTreeClassifier
-      format: pickle
-    - {id: evaluate, kind: evaluator, allow_pickle: own}
-environments: [{name: dev}]
-"""
+BLUEPRINT = TREES.replace("DecisionTreeClassifier}", "DecisionTreeClassifier, format: pickle}").replace(
+    "kind: evaluator}", "kind: evaluator, allow_pickle: own}"
+)
 ALLOWED = {"MODELYARD_ALLOW_PICKLE": "signed"}
 PROTO = 'syntax = "proto3"; message In { double height = 1; } message Out { string label = 1; } '
 PROTO += "service Model { rpc transform (In) returns (Out); }"
@@ -99,19 +88,14 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """`plain` is ONNX, `signed` approved, `unsigned` submitted, `unlisted` and `forged` approved by keys so."""
-    folder = new_project(tmp_path_factory.mktemp("pickles"))
-    for name in ("cnn.yaml", "digits.npz"):
-        (folder / name).unlink()
-    (folder / "blueprint.yaml").write_text(BLUEPRINT)
-    rows = "".join(f"{h},{w},{'oak' if h > 12 else 'ash'}\n" for h in range(5, 20) for w in range(4))
-    (folder / "rows.csv").write_text("height,width,kind\n" + rows)
+    folder = trees_project(tmp_path_factory.mktemp("pickles"), BLUEPRINT)
     made = Made(folder)
     people = parse_people((folder / "people.yaml").read_bytes()).people
     gone = make_key(folder / ".modelyard" / "keys" / "max", "max@example.org")
     fingerprint = parse_public_key(gone).fingerprint
     guest = Person("max", "max@example.org", ("manager",), (gone,), (fingerprint,))
     (folder / "people.yaml").write_text(render_people([*people, guest]))
-    made.git("commit", "-qam", "Trees")
+    made.git("commit", "-qam", "Max is here")
     modelyard(folder, "run")
     modelyard(folder, "submit", "--as", "dana")
     modelyard(folder, "run", "-p", "train.format=skops")
@@ -324,7 +308,7 @@ def test_a_model_that_another_step_hands_on_is_not_unpickled_to_be_evaluated(mad
         "from pathlib import Path\nfrom typing import Any\n\n\ndef give() -> Any:\n    return Path.cwd() / 'given'\n"
     )
     text = BLUEPRINT.replace("name: trees\n  steps", "name: given\n  steps").replace(", allow_pickle: own", "")
-    start, end = text.index("    - id: train"), text.index("    - {id: evaluate")
+    start, end = text.index("    - {id: train"), text.index("    - {id: evaluate")
     step = "    - {id: train, kind: python, function: 'given_model:give', outputs: [model]}\n"
     (made.folder / "given.yaml").write_text(text[:start] + step + text[end:])
     done = modelyard(made.folder, "run", "given", code=None)

@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
-from tests.projects import environment, modelyard, new_project
-
-BLUEPRINT = """\
-model: trees
-pipeline:
-  name: trees
-  steps:
-    - {id: data, kind: importer, format: csv, local_data: rows.csv, target: kind}
-    - {id: train, kind: trainer, implementation: sklearn, estimator: sklearn.tree.DecisionTreeClassifier}
-    - {id: evaluate, kind: evaluator}
-environments: [{name: dev}]
-"""
+from tests.projects import modelyard
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Version 1.0.0 is released to dev; 1.1.0 is submitted, and 1.2.0 rejected."""
-    folder = new_project(tmp_path_factory.mktemp("predicting"))
-    for name in ("cnn.yaml", "digits.npz"):
-        (folder / name).unlink()
-    (folder / "blueprint.yaml").write_text(BLUEPRINT)
-    rows = "".join(f"{h},{w},{'oak' if h > 12 else 'ash'}\n" for h in range(5, 20) for w in range(4))
-    (folder / "rows.csv").write_text("height,width,kind\n" + rows)
-    subprocess.run(["git", "commit", "-qam", "Trees"], cwd=folder, env=environment(folder.parent), check=True)
-    modelyard(folder, "run")
-    modelyard(folder, "submit", "--as", "dana")
-    modelyard(folder, "approve", "trees", "--as", "morgan")
-    modelyard(folder, "release", "trees", "--to", "dev", "--as", "morgan")
+def project(project: Path) -> Path:
+    """Beside version 1.0.0, which is released to dev, 1.1.0 is submitted, and 1.2.0 rejected."""
+    folder = project
     for limit in ("50", "40"):
         modelyard(folder, "run", "-p", f"data.limit={limit}")
         modelyard(folder, "submit", "--as", "dana")

@@ -35,12 +35,11 @@ class _Rows:
 
     __slots__ = ("_by_columns", "_kind", "_limits", "_wanted")
 
-    _by_columns: bool
-
     def __init__(self, kind: str, wanted: str, limits: Limits) -> None:
         self._kind = kind
         self._wanted = wanted
         self._limits = limits
+        self._by_columns = False
 
     def decode(self, served: Served, body: bytes) -> Columns:
         """Return checked columns."""

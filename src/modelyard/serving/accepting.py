@@ -138,7 +138,7 @@ class Acceptor:
             self._listen(False)
             return
         try:
-            accepted, _ = self._listening.accept()
+            self._take()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             # Another worker was faster, or the client is gone.
             return
@@ -146,7 +146,9 @@ class Acceptor:
             # No descriptor to be had: the queue keeps the client until there is one.
             self._listen(False)
             self._loop.call_later(PAUSE_SECONDS, self._listen, True)
-            return
+
+    def _take(self) -> None:
+        accepted, _ = self._listening.accept()
         accepted.setblocking(False)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         task = self._loop.create_task(self._greet(accepted))
@@ -181,6 +183,10 @@ class Acceptor:
     def _drain(self) -> None:
         self._draining = True
         self._listen(False)
+        with contextlib.suppress(OSError):
+            # Who waits in the queue was let in: nobody else may be left to answer, and the kernel would reset them.
+            while not self.crowded:
+                self._take()
         with contextlib.suppress(OSError):
             self._listening.close()
         for client in list(self.clients):

@@ -265,10 +265,12 @@ class Supervisor:
         Notifier().stopping()
         if self._follower is not None:
             self._follower.stop()
-        self._pool.drain()
+        # The queue ends with the last worker that takes from it: who comes later is refused, and knows that it was not
+        # heard, where a socket of ours would let it in and reset it.
         self._listening.close()
         if self._grpc is not None:
             self._grpc.close()
+        self._pool.drain()
         with contextlib.suppress(FileNotFoundError):
             (self._spec.folder / SERVICE_FILE).replace(self._spec.folder / STOPPED_FILE)
         self._control.close()

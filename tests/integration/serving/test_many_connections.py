@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
+import signal
 import socket
 import ssl
 import time
@@ -89,6 +91,26 @@ def test_connections_leave_nothing_behind(service):
     before = descriptors(worker)
     ask(1000)
     service.until(lambda: descriptors(worker) <= before)
+
+
+def test_who_was_let_in_before_the_end_is_answered_and_who_comes_later_is_refused(service):
+    """The worker stands still, so that the kernel's queue fills; then it is told to stop, and goes on."""
+    service.start(workers=1)
+    service.client.swap("m", "v1", service.package(factor=2))
+    (worker,) = service.client.status().workers
+    place = address(service)
+    with contextlib.ExitStack() as stack:
+        os.kill(worker, signal.SIGSTOP)
+        waiting = [stack.enter_context(connect(service)) for _ in range(30)]
+        for connection in waiting:
+            connection.sendall(REQUEST)
+        service.process.terminate()
+        service.until(lambda: any(event["event"] == "draining" for event in service.events))
+        os.kill(worker, signal.SIGCONT)
+        assert [connection.recv(65536)[:12] for connection in waiting] == [b"HTTP/1.1 200"] * 30
+    assert service.process.wait(20) == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(place, 5)
 
 
 def client_hello() -> bytes:

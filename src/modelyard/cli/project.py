@@ -48,7 +48,11 @@ def init(folder: Path, template: str, people: str) -> None:
 @json_option
 @click.pass_context
 def check(ctx: click.Context, blueprints: tuple[str, ...], as_json: bool) -> None:
-    """Say everything that is wrong in BLUEPRINTS (default: all of the project)."""
+    """Say everything that is wrong in BLUEPRINTS (default: all of the project).
+
+    A file that a blueprint names and that is not there is wrong too, unless a step before may make it. What a URL names
+    is not looked for.
+    """
     yard = yard_of(ctx)
     found = yard.check(blueprints)
     if as_json:

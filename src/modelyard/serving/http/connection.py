@@ -37,7 +37,7 @@ CROWDED_SECONDS = 2.0
 LINGER_SECONDS = 2.0
 """How long is read and dropped what a client sends before it has read that it was refused."""
 FRESH_SECONDS = 1.0
-"""How long a draining worker waits for the request that a new connection was opened for."""
+"""How long a draining worker waits for a request that may be on its way."""
 SMALL_REST = 64 * 1024
 """A body that is answered before its end is read to it and dropped where so little is missing."""
 HELD_HIGH = 256 * 1024
@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
         self._unsent = 0
         self._unsent_since = 0.0
         self._unfed = b""
-        self._used = self._in_head = self._fresh = self._unread = self._unwritten = self._cut = False
+        self._in_head = self._fresh = self._unread = self._unwritten = self._cut = False
         # No request after these; not even one that has come; no byte is read any more; the answer that ends it was
         # sent; it is being closed.
         self._last = self._final = self._deaf = self._ended = self._closing = False
@@ -361,10 +361,8 @@ class Connection(asyncio.Protocol):
         return CROWDED_SECONDS if self._home.crowded else IDLE_SECONDS
 
     def drain(self) -> None:
-        """End it when what it asked is answered."""
+        """End it with its next answer, or when nothing is asked for a moment: a request may be on its way."""
         self._last = True
-        if self._used and self._answering is None and not (self._in_head or self._waiting or self._unfed):
-            self._close()
 
     # The way of a request
 
@@ -374,7 +372,6 @@ class Connection(asyncio.Protocol):
 
     def _answered(self) -> None:
         """Go on to the next request, or end, after one was answered and has come to its end."""
-        self._used = True
         self._answering = None
         if self._ended:
             self._close(linger=self._deaf)

@@ -36,7 +36,7 @@ from modelyard.serving.logs import Log, log_about
 from modelyard.serving.memory import private_bytes
 from modelyard.serving.metrics import Metrics
 from modelyard.serving.observer import Observer
-from modelyard.serving.priority import lower_priority
+from modelyard.serving.priority import ask_for_short_slices, lower_priority
 from modelyard.serving.slots import Generation, Slots
 from modelyard.serving.spec import WorkerSpec
 from modelyard.serving.state import GenerationRecord, Page
@@ -271,6 +271,7 @@ def main() -> None:
     spec = WorkerSpec.parse(sys.argv[1])
     die_with(spec.supervisor)
     sys.setswitchinterval(SWITCH_SECONDS)
+    ask_for_short_slices()
     raise_descriptors()
     status = Worker(spec).run()
     sys.stdout.flush()

@@ -41,7 +41,8 @@ def ask_for_short_slices() -> bool:
         _ATTRIBUTES.size, os.SCHED_OTHER, _RESET_ON_FORK, niceness, 0, SLICE_NANOSECONDS, 0, 0
     )
     # glibc has no function for it before 2.41; a kernel that refuses leaves all as it was.
-    return ctypes.CDLL(None).syscall(number, 0, attributes, 0) == 0
+    refused: int = ctypes.CDLL(None).syscall(number, 0, attributes, 0)
+    return not refused
 
 
 def lower_priority() -> None:

@@ -52,7 +52,8 @@ def test_phases_count_what_was_due_in_them() -> None:
     seen = [sample(begun, ended=begun + wait) for begun, wait in ((1.0, 0.01), (2.0, 0.03), (3.0, 0.02))]
     told = phases(seen, {"before": (0.5, 1.5), "during": (1.5, 2.5), "after": (2.5, 3.5)})
     assert told["p99 during"] == pytest.approx(0.03)
-    assert told["over steady"] == pytest.approx(1.5)
+    assert told["p99 steady"] == pytest.approx(0.02, rel=0.02)
+    assert told["over steady"] == pytest.approx(0.03 / told["p99 steady"])
 
 
 def test_what_failed_breaks_the_promise(story: Story) -> None:

@@ -170,3 +170,15 @@ def test_only_so_many_processes_stay_and_each_only_so_long(limited):
         assert brought(service, weight).json == {"prediction": [str(2 * weight)]}
         assert len(sandboxes(service)) <= 1
     service.until(lambda: sandboxes(service) == [])
+
+
+@pytest.mark.parametrize("given", ["soon", "nan", "-1", "0", "3601", ""])
+def test_a_deadline_that_is_none_is_refused_and_takes_nothing(limited, given):
+    service = limited(in_flight=2)
+    body = b'{"rows": [{"x": 1.5}]}'
+    for _ in range(4):
+        answer = service.request("POST", PREDICT, body, x_request_timeout=given)
+        assert (answer.status, answer.json["detail"]) == (400, "The header x-request-timeout is no number of seconds.")
+    answer = service.request("POST", PREDICT, body, x_request_timeout="5")
+    assert (answer.status, answer.json["rows"]) == (200, [{"value": 3.0}])
+    assert b"\nmodelyard_in_flight 0.0\n" in service.request("GET", "/metrics").body

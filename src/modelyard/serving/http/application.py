@@ -12,7 +12,6 @@ from modelyard.serving.http.exchange import Exchange, Headers
 from modelyard.serving.http.routing import (
     Access,
     Answering,
-    Endpoint,
     Prediction,
     Request,
     Response,
@@ -22,7 +21,7 @@ from modelyard.serving.http.routing import (
 from modelyard.serving.inference import LARGE_BODY, Inference, Taken
 from modelyard.serving.problems import MEDIA_TYPE, HttpProblem, media_type_of, problem_of
 from modelyard.serving.request_ids import RequestIds
-from modelyard.serving.tracing import Tracer, trace_fields
+from modelyard.serving.tracing import Trace, Tracer, trace_fields
 
 __all__ = ["Application", "HttpGuard"]
 
@@ -84,9 +83,13 @@ class Application:
             if isinstance(result, Exception):
                 taken.leave(result)
                 self._refuse(request, result)
-            else:
-                taken.leave()
+                continue
+            taken.leave()
+            try:
                 self._send(request, result)
+            except Exception as error:
+                # Those behind it shall have theirs.
+                self._refuse(request, error)
 
     def _begin(self, request: Request) -> Taken | None:
         """Begin to answer a request; return what can be answered at once, and has said what it asks."""
@@ -103,26 +106,23 @@ class Application:
             request.model = route.meant(request)
         if self._guard is not None:
             request.principal = self._guard.check(headers, endpoint.access, request.model)
-        tracer = self._inference.tracer
-        if tracer is not None and endpoint.access in TRACED:
-            answering = self._traced(tracer, request, route, endpoint)
-        else:
-            handled = endpoint.handler(request)
-            if isinstance(handled, Prediction):
-                taken = self._take(request, handled)
-                if (
-                    taken.generation.quick
-                    and not handled.beside
-                    and exchange.held <= LARGE_BODY
-                    and self._bodies.is_ready(exchange)
-                    and "x-request-timeout" not in headers
-                ):
-                    taken.ask(exchange.take(), handled.codec)
-                    return taken
-                answering = self._predict(request, handled, taken)
-            else:
-                answering = handled
-        task = asyncio.get_running_loop().create_task(self._finish(request, answering))
+        # Before anything is taken, which would have to be given back.
+        seconds = _seconds(headers.get("x-request-timeout"))
+        if self._inference.tracer is not None and endpoint.access in TRACED:
+            request.trace = _trace_of(self._inference.tracer, request, route)
+        answering = endpoint.handler(request)
+        if isinstance(answering, Prediction):
+            taken = self._take(request, answering)
+            if (
+                taken.generation.quick
+                and not answering.beside
+                and exchange.held <= LARGE_BODY
+                and self._bodies.is_ready(exchange)
+            ):
+                taken.ask(exchange.take(), answering.codec)
+                return taken
+            answering = self._predict(request, answering, taken)
+        task = asyncio.get_running_loop().create_task(self._finish(request, answering, seconds))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return None
@@ -147,55 +147,22 @@ class Application:
             response: Response = await taken.answer(body, prediction.codec, beside=prediction.beside)
             return response
 
-    async def _finish(self, request: Request, answering: Answering) -> None:
-        """Answer a request in a task of its own."""
-        timeout = request.header("x-request-timeout")
+    async def _finish(self, request: Request, answering: Answering, seconds: float | None) -> None:
+        """Answer a request in a task of its own, within the seconds that its client still waits."""
         try:
-            response = await (answering if timeout is None else self._in_time(answering, timeout))
-            self._send(request, response)
+            self._send(request, await (answering if seconds is None else _in_time(answering, seconds)))
         except Exception as error:
             self._refuse(request, error)
         except BaseException:
             request.exchange.abandon()
+            if request.trace is not None:
+                request.trace.end(499)
             raise
-
-    async def _in_time(self, answering: Answering, given: str) -> Response:
-        """Answer within the seconds that the client still waits."""
-        try:
-            seconds = float(given)
-            if not 0.0 < seconds <= LONGEST_DEADLINE:
-                raise ValueError(given)
-        except ValueError:
-            answering.close()
-            raise HttpProblem(
-                400, "malformed", "The header x-request-timeout is no number of seconds.",
-                remedy=f"Send more than 0 and at most {LONGEST_DEADLINE:g}.",
-            ) from None  # fmt: skip
-        try:
-            async with asyncio.timeout(seconds):
-                return await answering
-        except TimeoutError:
-            raise HttpProblem(504, "deadline", f"There was no answer within {seconds:g} s.") from None
-
-    async def _traced(self, tracer: Tracer, request: Request, route: Route, endpoint: Endpoint) -> Response:
-        """Answer within a trace."""
-        method = request.exchange.method
-        attributes = {
-            "http.request.method": method, "http.route": route.pattern, "url.path": request.exchange.path,
-            "modelyard.request_id": request.id,
-        }  # fmt: skip
-        parent, state = request.header("traceparent"), request.header("tracestate")
-        with tracer.begin(f"{method} {route.pattern}", attributes, parent, state) as trace:
-            request.trace = trace
-            handled = endpoint.handler(request)
-            if isinstance(handled, Prediction):
-                handled = self._predict(request, handled, self._take(request, handled))
-            response = await handled
-            trace.status = response.status
-            return response
 
     def _send(self, request: Request, response: Response) -> None:
         request.exchange.answer(response.status, response.headers, response.body, (("x-request-id", request.id),))
+        if request.trace is not None:
+            request.trace.end(response.status)
 
     def _refuse(self, request: Request, error: Exception) -> None:
         """Tell a client of an error."""
@@ -214,6 +181,8 @@ class Application:
             ("content-type", media_type_of(path)), *problem.headers, *request.named, ("x-request-id", request.id)
         ]  # fmt: skip
         exchange.answer(problem.status, headers, problem.document(request.id, error=path.startswith("/v2")))
+        if trace is not None:
+            trace.end(problem.status)
 
     def refusal(self, problem: HttpProblem) -> tuple[Headers, bytes]:
         """Return how a request is answered whose head could not be read, and take it down."""
@@ -221,3 +190,37 @@ class Application:
         self._log.info("request-refused", request=request_id, status=problem.status, code=problem.code)
         headers = [("content-type", MEDIA_TYPE), *problem.headers, ("x-request-id", request_id)]
         return headers, problem.document(request_id)
+
+
+def _trace_of(tracer: Tracer, request: Request, route: Route) -> Trace:
+    method = request.exchange.method
+    attributes = {
+        "http.request.method": method, "http.route": route.pattern, "url.path": request.exchange.path,
+        "modelyard.request_id": request.id,
+    }  # fmt: skip
+    parent, state = request.header("traceparent"), request.header("tracestate")
+    return tracer.begin(f"{method} {route.pattern}", attributes, parent, state)
+
+
+def _seconds(given: str | None) -> float | None:
+    """Return how long a client still waits, or None where it does not say; raises HttpProblem 400."""
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+        if not 0.0 < seconds <= LONGEST_DEADLINE:
+            raise ValueError(given)
+    except ValueError:
+        raise HttpProblem(
+            400, "malformed", "The header x-request-timeout is no number of seconds.",
+            remedy=f"Send more than 0 and at most {LONGEST_DEADLINE:g}.",
+        ) from None  # fmt: skip
+    return seconds
+
+
+async def _in_time(answering: Answering, seconds: float) -> Response:
+    try:
+        async with asyncio.timeout(seconds):
+            return await answering
+    except TimeoutError:
+        raise HttpProblem(504, "deadline", f"There was no answer within {seconds:g} s.") from None

@@ -180,7 +180,11 @@ class Application:
         headers = [
             ("content-type", media_type_of(path)), *problem.headers, *request.named, ("x-request-id", request.id)
         ]  # fmt: skip
-        exchange.answer(problem.status, headers, problem.document(request.id, error=path.startswith("/v2")))
+        try:
+            exchange.answer(problem.status, headers, problem.document(request.id, error=path.startswith("/v2")))
+        except ValueError:
+            # What names the generation can't be sent; those that are answered together with it shall have theirs.
+            exchange.abandon()
         if trace is not None:
             trace.end(problem.status)
 

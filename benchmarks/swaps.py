@@ -127,7 +127,7 @@ def content(answer: bytes, begins: str) -> int:
 
 
 def phases(samples: Sequence[Sample], edges: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Return p50 and p99 of what was due in each span of time; steady is what was due before the swaps or after them."""
+    """Return p50 and p99 of what was due in each span of time; steady is all that was due before or after the swaps."""
     due = {name: [one.latency for one in samples if first <= one.due < last] for name, (first, last) in edges.items()}
     due["steady"] = due["before"] + due["after"]
     told: dict[str, float] = {}

@@ -6,8 +6,9 @@ import asyncio
 import itertools
 from collections.abc import Callable
 
-from modelyard.errors import BusyError
+from modelyard.errors import BusyError, IntegrityError
 from modelyard.serving.asking import ControlReply, ControlRequest, Failed
+from modelyard.serving.problems import HttpProblem
 from modelyard.serving.tracing import NOBODY, Origin
 from modelyard.serving.wire import Ask, error_of
 
@@ -35,6 +36,7 @@ class Liaison:
 
         Raises:
             BusyError: The supervisor is gone.
+            HttpProblem: 409, the package can't be trusted.
             ModelyardError: Why it was not done.
         """
         number = next(self._ids)
@@ -47,7 +49,14 @@ class Liaison:
         finally:
             del self._waiting[number]
         if isinstance(reply, Failed):
-            raise error_of(reply.failure)
+            error = error_of(reply.failure)
+            if isinstance(error, IntegrityError):
+                # It may name files.
+                raise HttpProblem(
+                    409, error.code, "The model can't be served: it is damaged, or does not answer as its samples say.",
+                    remedy="The service's log has the reason.",
+                ) from error  # fmt: skip
+            raise error
         return reply
 
     def answered(self, number: int, reply: ControlReply) -> None:

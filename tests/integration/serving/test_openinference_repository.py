@@ -79,6 +79,18 @@ def test_what_the_repository_does_not_know_is_refused_and_what_is_served_goes_on
     assert infer(repository) == ("v1", [14.0])
 
 
+def test_a_package_that_does_not_answer_as_its_samples_say_is_the_packages_fault(repository):
+    load(repository, version="v1")
+    file = repository.root / "repository.json"
+    versions = json.loads(file.read_text())
+    versions["m"]["v4"] = repository.package(factor=1.0, refuse=True)
+    file.write_text(json.dumps(versions))
+    answer = load(repository, version="v4")
+    assert (answer.status, answer.json["type"]) == (409, "urn:modelyard:problem:integrity")
+    assert answer.json["detail"].startswith("The model can't be served")
+    assert infer(repository) == ("v1", [14.0])
+
+
 def test_unloading_what_is_not_served_changes_nothing(repository):
     load(repository, version="v1")
     for name in ("other", "nobody"):

@@ -36,8 +36,10 @@ def line(process: subprocess.Popen[str]) -> str:
 
 def kill(process: subprocess.Popen[str]) -> list[str]:
     process.send_signal(signal.SIGKILL)
-    output, _ = process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    assert process.stdout is not None
+    # Not by `communicate`, which passes over what `readline` has read ahead.
+    output = process.stdout.read()
+    assert process.wait() == -signal.SIGKILL
     return output.split()
 
 

@@ -36,10 +36,11 @@ def line(process: subprocess.Popen[str]) -> str:
 
 def kill(process: subprocess.Popen[str]) -> list[str]:
     process.send_signal(signal.SIGKILL)
-    assert process.stdout is not None
-    # Not by `communicate`, which passes over what `readline` has read ahead.
-    output = process.stdout.read()
-    assert process.wait() == -signal.SIGKILL
+    with process:
+        assert process.stdout is not None
+        # Not by `communicate`, which passes over what `readline` has read ahead.
+        output = process.stdout.read()
+    assert process.returncode == -signal.SIGKILL
     return output.split()
 
 

@@ -44,7 +44,10 @@ def said(process: subprocess.Popen[str]) -> str:
 
 def killed(process: subprocess.Popen[str]) -> list[str]:
     process.send_signal(signal.SIGKILL)
-    output, _ = process.communicate()
+    with process:
+        assert process.stdout is not None
+        # Not by `communicate`, which passes over what `readline` has read ahead.
+        output = process.stdout.read()
     assert process.returncode == -signal.SIGKILL
     return output.split()
 

@@ -83,7 +83,10 @@ def test_what_was_said_to_be_added_survives_kill_9(tmp_path: Path) -> None:
         said.append(tuple(process.stdout.readline().split()))  # type: ignore[arg-type]
         time.sleep(random.Random(seed).uniform(0.0, 0.15))
         process.send_signal(signal.SIGKILL)
-        rest, errors = process.communicate()
+        with process:
+            assert process.stderr is not None
+            # Not by `communicate`, which passes over what `readline` has read ahead.
+            rest, errors = process.stdout.read(), process.stderr.read()
         assert process.returncode == -signal.SIGKILL, errors
         said += [tuple(line.split()) for line in rest.splitlines() if len(line.split()) == 2]  # type: ignore[misc]
     assert len(said) > 8

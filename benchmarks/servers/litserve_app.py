@@ -20,7 +20,7 @@ class Bench(litserve.LitAPI):
         del device
         self.predictor = Predictor()
 
-    def decode_request(self, request):  # type: ignore[no-untyped-def]
+    def decode_request(self, request):  # type: ignore[no-untyped-def]  # as for `setup`
         """Return a row, or the rows of one request; LitServe would take a type written here for a schema."""
         rows = np.asarray(request["rows"], np.float32)
         return rows[0] if BATCHED else rows

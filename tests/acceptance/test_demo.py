@@ -41,6 +41,7 @@ def test_without_npm_the_demonstration_says_so_and_plays_the_whole_loop_on_small
     assert requests.group(2) == "0"
     assert re.search(r"swap +prepare [\d.]+ m?s, commit [\d.]+ m?s", summary)
     assert re.search(r"rollback +commit [\d.]+ m?s", summary)
+    # The summary has the line.
     project = Path(re.search(r"project +(\S+)", summary).group(1))  # type: ignore[union-attr]
     assert project == here / "demo" / "digits-1"
     assert "v1.1.0" in modelyard(project, "show", "digits").stdout

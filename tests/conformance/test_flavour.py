@@ -114,7 +114,7 @@ class Sklearn(FlavourConformance):
 
 class TestForest(Sklearn):
     kind = RandomForestClassifier
-    arguments = {"n_estimators": 5, "random_state": 0}  # noqa: RUF012
+    arguments = {"n_estimators": 5, "random_state": 0}  # noqa: RUF012  (nobody changes it)
 
 
 class TestPipeline(Sklearn):
@@ -146,4 +146,4 @@ class TestLinearRegression(Sklearn):
 class TestGradientBoosting(Sklearn):
     kind = GradientBoostingRegressor
     classify = False
-    arguments = {"n_estimators": 5, "random_state": 0}  # noqa: RUF012
+    arguments = {"n_estimators": 5, "random_state": 0}  # noqa: RUF012  (nobody changes it)

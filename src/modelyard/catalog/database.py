@@ -167,6 +167,7 @@ class Database:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
             with self._file_lock():
                 with self.engine.connect() as connection:
+                    # None only once it is closed.
                     connection.connection.driver_connection.execute("PRAGMA journal_mode = WAL")  # type: ignore[union-attr]
                 self._migrate()
             self._inode = _inode(self.file)

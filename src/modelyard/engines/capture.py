@@ -141,7 +141,7 @@ class _Stream(io.TextIOBase):
         return "utf-8"
 
     @property
-    def errors(self) -> str:  # type: ignore[override]
+    def errors(self) -> str:  # type: ignore[override]  # as for `encoding`
         return "backslashreplace"
 
     @property

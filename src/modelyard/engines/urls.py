@@ -45,6 +45,7 @@ def url_digest(url: str) -> str | None:
 
 def _http_facts(url: str) -> dict[str, str]:
     request = urllib.request.Request(url, method="HEAD")  # noqa: S310  (the caller has checked the scheme)
+    # The caller has checked the scheme.
     with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:  # noqa: S310
         headers: Mapping[str, str] = answer.headers
         if headers.get("ETag"):

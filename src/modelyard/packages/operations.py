@@ -59,6 +59,7 @@ class FittedOperation(ABC):
         return {}
 
     @classmethod
+    # One signature for all operations.
     def restore(cls, columns: tuple[str, ...], settings: Mapping[str, Any], arrays: Mapping[str, Array]) -> Any:  # noqa: ARG003
         """Return the operation whose `settings` and `arrays` are given."""
         return cls(columns, **settings)
@@ -75,6 +76,7 @@ class Scale(FittedOperation):
         self.offset = offset
 
     @classmethod
+    # One signature for all operations.
     def fit(cls, spec: Mapping[str, Any], fields: Mapping[str, Field], train: Columns) -> Scale:  # noqa: ARG003
         """Learn nothing: the factor is given."""
         return cls(_chosen(spec, fields, _numeric), float(spec["factor"]), float(spec.get("offset") or 0.0))
@@ -154,7 +156,7 @@ class Standardize(FittedOperation):
     def restore(
         cls,
         columns: tuple[str, ...],
-        settings: Mapping[str, Any],  # noqa: ARG003
+        settings: Mapping[str, Any],  # noqa: ARG003  (one signature for all operations)
         arrays: Mapping[str, Array],
     ) -> Standardize:
         """Put means and deviations back."""
@@ -307,6 +309,7 @@ class Reshape(FittedOperation):
         self.shape = tuple(shape)
 
     @classmethod
+    # One signature for all operations.
     def fit(cls, spec: Mapping[str, Any], fields: Mapping[str, Field], train: Columns) -> Reshape:  # noqa: ARG003
         """Learn nothing; see that the sizes fit."""
         shape = tuple(spec["shape"])
@@ -351,6 +354,7 @@ class Flatten(FittedOperation):
     type = "flatten"
 
     @classmethod
+    # One signature for all operations.
     def fit(cls, spec: Mapping[str, Any], fields: Mapping[str, Field], train: Columns) -> Flatten:  # noqa: ARG003
         """Learn nothing."""
         return cls(_chosen(spec, fields, lambda field: bool(field.shape), default=lambda field: len(field.shape) > 1))
@@ -383,6 +387,7 @@ class Stack(FittedOperation):
         self.into = into
 
     @classmethod
+    # One signature for all operations.
     def fit(cls, spec: Mapping[str, Any], fields: Mapping[str, Field], train: Columns) -> Stack:  # noqa: ARG003
         """Learn nothing; see that the name is free."""
         names = _chosen(spec, fields, lambda field: field.dtype != "string" and len(field.shape) < 2)

@@ -15,12 +15,15 @@ from modelyard.serving.route import MILLION
 from modelyard.serving.sandbox import Bounds
 from modelyard.serving.state import Page
 
-__all__ = ["STAGED", "Limits", "Live", "ServiceSpec", "WorkerSpec"]
+__all__ = ["LONGEST_DEADLINE", "STAGED", "Limits", "Live", "ServiceSpec", "WorkerSpec"]
 
 STAGED = "staged"
 """Folder of uploads and of what becomes of them, in the service's."""
 
 DEFAULT_LOADER = "modelyard.serving.packaged"
+
+LONGEST_DEADLINE = 3600.0
+"""Seconds that a client may say it waits, whatever the protocol: nobody waits for longer."""
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ try:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import MaxNLocator
 except ImportError:  # the extra `plots`; evidence is then JSON alone
-    mpl = None  # type: ignore[assignment]
+    mpl = None  # type: ignore[assignment]  # stands for a module that is not there
 
 __all__ = ["AVAILABLE", "draw_confusion_matrix", "draw_loss_curve", "draw_regression"]
 

@@ -27,7 +27,7 @@ try:
     import sklearn
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
     from sklearn.utils import all_estimators
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no type hints
 except ImportError as error:
     raise MissingExtraError(
         f"Training an estimator needs scikit-learn: {error}.",

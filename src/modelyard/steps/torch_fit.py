@@ -208,7 +208,7 @@ def _epoch(
             values, wanted = values.to(device), wanted.to(device)
         optimizer.zero_grad(set_to_none=True)
         loss = criterion(network(values), wanted)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # PyTorch has no type hints for it
         optimizer.step()
         # Summed on the device: asking for the number would make the processor wait for it after each batch.
         total += loss.detach() * size

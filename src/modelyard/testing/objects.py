@@ -47,7 +47,7 @@ class ObjectsConformance:
 
     @pytest.mark.parametrize("size", _SIZES)
     def test_a_file_has_the_digest_of_its_bytes(self, objects: Objects, tmp_path: Path, size: int) -> None:
-        data = random.Random(size).randbytes(size)  # noqa: S311
+        data = random.Random(size).randbytes(size)  # noqa: S311  (test data)
         path = tmp_path / "file"
         path.write_bytes(data)
         assert objects.put_file(path) == objects.put(data)

@@ -33,6 +33,7 @@ class Project:
 
     def center(self, name: str | None = None, *, policy: Policy = POLICY, **more: object) -> Center:
         actor = self.actors[f"{name}@example.org"] if name else None
+        # `more` is what the test says.
         return Center(self.folder, policy=policy, actor=actor, **more)  # type: ignore[arg-type]
 
     def submit(self, package: str = "a" * 64, name: str = "ann", accuracy: float = 0.95, major: bool = False) -> str:

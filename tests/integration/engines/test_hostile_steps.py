@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,4 +125,4 @@ def test_a_step_that_spoils_its_process_does_not_spoil_the_next_one(
     run(executor, place, "spoil", "value")
     again = run(executor, place, "well", "value")
     assert again.failure is None
-    assert os.getcwd() != "/"  # noqa: PTH109
+    assert Path.cwd() != Path("/")

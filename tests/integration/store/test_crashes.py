@@ -80,6 +80,7 @@ def test_what_was_said_to_be_added_survives_kill_9(tmp_path: Path) -> None:
         source.mkdir()
         process = start(_ADDER, tmp_path / "store", source, seed)
         assert process.stdout is not None
+        # Two words, as the script prints.
         said.append(tuple(process.stdout.readline().split()))  # type: ignore[arg-type]
         time.sleep(random.Random(seed).uniform(0.0, 0.15))
         process.send_signal(signal.SIGKILL)
@@ -88,6 +89,7 @@ def test_what_was_said_to_be_added_survives_kill_9(tmp_path: Path) -> None:
             # Not by `communicate`, which passes over what `readline` has read ahead.
             rest, errors = process.stdout.read(), process.stderr.read()
         assert process.returncode == -signal.SIGKILL, errors
+        # Two words, as the filter says.
         said += [tuple(line.split()) for line in rest.splitlines() if len(line.split()) == 2]  # type: ignore[misc]
     assert len(said) > 8
     assert list(verify(store)) == []

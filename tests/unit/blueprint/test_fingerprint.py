@@ -21,6 +21,7 @@ START = fingerprint(TASK, reach=REACH, inputs=INPUTS)
 
 
 def changed(**fields: object) -> Fingerprint:
+    # `fields` is what the test says.
     return fingerprint(dataclasses.replace(TASK, **fields), reach=REACH, inputs=INPUTS)  # type: ignore[arg-type]
 
 

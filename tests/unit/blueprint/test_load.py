@@ -373,6 +373,7 @@ def test_a_thousand_steps_are_checked_in_a_blink() -> None:
 def test_an_override_changes_one_value_and_the_digest() -> None:
     plain = loads_blueprint(DIGITS)
     changed = loads_blueprint(DIGITS, overrides={"train.alpha": 0.01, "service.limits.rows": 5})
+    # The third step is of the kind that has it.
     assert changed.pipeline.steps[2].alpha == 0.01  # type: ignore[union-attr]
     assert changed.service.limits.rows == 5
     assert blueprint_digest(changed) != blueprint_digest(plain)
@@ -386,6 +387,7 @@ def test_an_override_of_the_same_value_leaves_the_digest() -> None:
 @pytest.mark.parametrize("name", ["train.layers[0].units", "train.layers.0.units", "pipeline.steps[2].layers[0].units"])
 def test_an_override_reaches_into_lists(name: str) -> None:
     changed = loads_blueprint(DIGITS, overrides={name: 12})
+    # The third step is of the kind that has it.
     assert changed.pipeline.steps[2].layers[0].units == 12  # type: ignore[union-attr]
 
 

@@ -50,7 +50,7 @@ def test_a_stream_kept_beyond_its_task_goes_back_to_the_terminal(place: Workplac
     log = TaskLog(place.call("talk"), events.append)
     with capture.into(log):
         kept = sys.stdout
-        print("inside")  # noqa: T201
+        print("inside")  # noqa: T201  (it is what is captured)
     log.close()
     target = os.open(tmp_path / "terminal", os.O_CREAT | os.O_RDWR)
     saved = os.dup(1)
@@ -105,7 +105,7 @@ def test_a_listener_that_prints_is_not_taken_for_the_task(place: Workplace, caps
 
     def listener(event: Event) -> None:
         place.events.append(event)
-        print(f"seen: {event.data['line']}")  # noqa: T201
+        print(f"seen: {event.data['line']}")  # noqa: T201  (it must not be captured)
 
     execute(place.call("talk", "said"), place.store, listener)
     assert place.lines() == ["one", "two", "INFO steps: three", "four"]
@@ -119,7 +119,7 @@ def test_a_display_in_another_thread_is_not_taken_for_the_task(
 
     def display() -> None:
         begun.wait(60)
-        print("three of five steps")  # noqa: T201
+        print("three of five steps")  # noqa: T201  (it is what is captured)
         ended.set()
 
     thread = threading.Thread(target=display)

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from tests.unit.engines.desk import Desk, plan_of, task
 
-from modelyard.blueprint.plan import Placement
+from modelyard.blueprint.plan import Placement, Task
 from modelyard.contracts import Listener
 from modelyard.engines.executors import open_executor
 from modelyard.engines.inline import InlineExecutor
@@ -254,8 +254,8 @@ def test_a_recorder_that_fails_is_noted_once_and_the_run_goes_on(desk: Desk) -> 
 
 
 def test_branches_run_side_by_side_and_cores_count(process_desk: Desk) -> None:
-    def most_at_once(*tasks: object) -> int:
-        process_desk.run(plan_of(*tasks))  # type: ignore[arg-type]
+    def most_at_once(*tasks: Task) -> int:
+        process_desk.run(plan_of(*tasks))
         running = most = 0
         for name, state in process_desk.states():
             running += (state == "running") - (state in ("succeeded", "failed")) if name else 0
@@ -348,7 +348,7 @@ class _Server(http.server.BaseHTTPRequestHandler):
             self.send_header("ETag", self.etag)
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the name is http.server's)
         pass
 
 

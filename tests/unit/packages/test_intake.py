@@ -125,6 +125,7 @@ def test_models_that_can_t_be_served_are_refused(tmp_path):
     with pytest.raises((DataError, IntegrityError)):
         taken(tmp_path, integers, proto)
     with pytest.raises(DataError, match="fixed size"):
+        # A name in place of a size is what is tested.
         taken(tmp_path, dense(1, 1, shape=("any",)), proto)  # type: ignore[arg-type]
     for content in (b"", b"{}", b"\x80\x04.", b"PK\x03\x04", b"hello", b"\x08\x01"):
         (tmp_path / "upload").write_bytes(content)

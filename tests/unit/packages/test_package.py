@@ -61,7 +61,7 @@ def test_an_opened_package_answers_its_golden_samples_in_every_runtime(package: 
     golden = opened.golden()
     assert len(golden.inputs["image"]) == 8
     for runtime in ("auto", "onnx", "native"):
-        opened.check_golden(opened.predictor(runtime))  # type: ignore[arg-type]
+        opened.check_golden(opened.predictor(runtime))  # type: ignore[arg-type]  # each is one of the literals
     assert opened.contract == opened.predictor().contract
     assert opened.name == "digits"
 

@@ -33,11 +33,11 @@ ROWS = np.arange(40, dtype=np.float64)
 class Threshold(ClassifierMixin, BaseEstimator):
     """An estimator of somebody's own, as skops refuses it."""
 
-    def fit(self, X, y):  # noqa: N803
+    def fit(self, X, y):  # noqa: N803  (the name is scikit-learn's)
         self.classes_, self.n_features_in_, self.bound_ = np.unique(y), X.shape[1], float(X.mean())
         return self
 
-    def predict_proba(self, X):  # noqa: N803
+    def predict_proba(self, X):  # noqa: N803  (the name is scikit-learn's)
         above = (X[:, 0] > self.bound_).astype(np.float64)
         return np.stack([1 - above, above], axis=1)
 

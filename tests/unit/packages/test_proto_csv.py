@@ -198,6 +198,7 @@ def test_bad_rows_are_told_one_by_one_when_asked() -> None:
         "message Row { int64 a = 1; Deep d = 2; } message Deep { double x = 1; } message In { repeated Row rows = 1; }"
     )
     reading = from_csv(kind_of(text), b"a,x\n1,0.5\n2,bad\n3,1.5\nbad,2\n5,1,extra\n6,3\n", errors="rows")
+    # The class is made at run time.
     assert [(row.a, row.d.x) for row in reading.message.rows] == [(1, 0.5), (3, 1.5), (6, 3)]  # type: ignore[attr-defined]
     assert (reading.rows, reading.kept) == (6, [0, 2, 5])
     assert {row: error.where for row, error in reading.refused.items()} == {
@@ -235,6 +236,7 @@ def test_a_schema_that_doubles_at_each_level_is_refused() -> None:
 def test_few_rows_of_many_repeated_messages_do_not_fill_the_memory() -> None:
     fields = "".join(f"repeated R r{i} = {i + 1};" for i in range(1000))
     kind = kind_of(f"message R {{ int64 a = 1; }} message In {{ {fields} }}")
+    # The class is made at run time.
     assert len(from_csv(kind, b"a\n1\n").message.r999) == 1  # type: ignore[attr-defined]
     with pytest.raises(ContractError, match=f"more than {proto_csv.MAXIMUM_ELEMENTS} messages"):
         from_csv(kind, b"a\n" + b"1\n" * 1100)
@@ -249,4 +251,5 @@ def test_no_bytes_do_more_than_be_refused(body: bytes) -> None:
         from_csv(kind, body)
     with contextlib.suppress(ContractError):
         reading = from_csv(kind, body, errors="rows")
+        # The class is made at run time.
         assert len(reading.message.rows) + len(reading.refused) == reading.rows  # type: ignore[attr-defined]

@@ -54,7 +54,7 @@ def test_bytes_and_json_agree_with_generated_code_for_every_type(record: dict[st
     message = from_binary(KIND, body)
     assert to_binary(message) == body
     for names, keep in (("json", False), ("proto", True)):
-        text = to_json(message, names=names)  # type: ignore[arg-type]
+        text = to_json(message, names=names)  # type: ignore[arg-type]  # each is one of the literals
         assert json.loads(text) == json_format.MessageToDict(expected, preserving_proto_field_name=keep)
         assert to_binary(from_json(KIND, text)) == body
     full = json.loads(to_json(message, defaults=True))

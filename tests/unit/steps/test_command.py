@@ -40,6 +40,7 @@ def test_a_line_knows_the_project_and_stands_in_the_work_folder(context: Recorde
 
 def test_output_and_errors_reach_the_log_while_the_line_runs(context: RecordedContext) -> None:
     times: list[float] = []
+    # The test listens to it.
     context.log = lambda _: times.append(time.monotonic())  # type: ignore[method-assign,assignment]
     run_command(context, run="echo one; sleep 0.4; echo two >&2")
     assert times[2] - times[1] > 0.3

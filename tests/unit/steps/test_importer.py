@@ -186,7 +186,7 @@ def test_a_remote_that_hangs_up_midway_is_told(context: RecordedContext, tmp_pat
             self.end_headers()
             self.wfile.write(b"x,label\n1,a\n")
 
-        do_HEAD = do_GET  # noqa: N815
+        do_HEAD = do_GET  # noqa: N815  (the name is http.server's)
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Short) as http:
         thread = threading.Thread(target=http.serve_forever, daemon=True)

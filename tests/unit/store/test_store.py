@@ -122,7 +122,7 @@ def test_a_library_brings_its_own_materializer(store: Store, tmp_path: Path, mon
         "    def load(self, folder): return Circle(float((folder / 'radius').read_text()))\n"
     )
     monkeypatch.syspath_prepend(str(site))
-    import shapes_of_a_test  # type: ignore[import-not-found]
+    import shapes_of_a_test  # type: ignore[import-not-found]  # the test writes it
 
     artifact = store.save(shapes_of_a_test.Circle(2.5))
     assert (artifact.materializer, artifact.summary) == ("circle", {"radius": 2.5})

@@ -48,9 +48,10 @@ class JsonCodec:
         self.contract = contract
         keys = {f"f{index}": field.name for index, field in enumerate(contract.inputs)}
         one = [(key, _row_type(field)) for key, field in zip(keys, contract.inputs, strict=True)]
-        all_rows = [(key, list[kind]) for key, kind in one]  # type: ignore[valid-type]
+        all_rows = [(key, list[kind]) for key, kind in one]  # type: ignore[valid-type]  # the type is made at run time
         row = msgspec.defstruct("Row", one, rename=keys)
         table = msgspec.defstruct("Table", all_rows, rename=keys)
+        # The types are made at run time.
         body = msgspec.defstruct("Body", [("rows", list[row] | None, None), ("columns", table | None, None)])  # type: ignore[valid-type]
         self._keys = tuple(keys)
         self._names = tuple(keys.values())
@@ -58,6 +59,7 @@ class JsonCodec:
         alike = kinds in ({"float32"}, {"float64"}) and not any(field.shape for field in contract.inputs)
         self._dtype = np.dtype(kinds.pop()) if alike else None
         """What all inputs are, where they are nothing but floats of one type."""
+        # The types are made at run time.
         self._decoder = msgspec.json.Decoder(body | list[row])  # type: ignore[valid-type]
 
     def decode(self, body: bytes | bytearray | memoryview, max_rows: int | None = None) -> Columns:

@@ -109,7 +109,7 @@ def _batch_norm(graph: _Graph, name: str, module: Any) -> None:
 
 
 def _plain(operator: str, **attributes: Any) -> Callable[[_Graph, str, Any], None]:
-    def write(graph: _Graph, name: str, module: Any) -> None:  # noqa: ARG001
+    def write(graph: _Graph, name: str, module: Any) -> None:  # noqa: ARG001  (one signature for all writers)
         graph.add(operator, **attributes)
 
     return write
@@ -119,7 +119,7 @@ def _nothing(graph: _Graph, name: str, module: Any) -> None:
     """Dropout does nothing in evaluation mode."""
 
 
-def _add_channel(graph: _Graph, name: str, module: Any) -> None:  # noqa: ARG001
+def _add_channel(graph: _Graph, name: str, module: Any) -> None:  # noqa: ARG001  (one signature for all writers)
     graph.add("Unsqueeze", graph.weight(f"{name}.axes", np.array([1], dtype=np.int64)))
 
 

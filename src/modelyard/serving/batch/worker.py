@@ -6,12 +6,14 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import msgspec
 import pyarrow as pa
 
+from modelyard.contracts import Columns
 from modelyard.errors import ModelyardError
 from modelyard.files import write_atomically
 from modelyard.packages.package import Package
@@ -76,7 +78,7 @@ class _Worker:
         predict: The model.
     """
 
-    def __init__(self, setup: Setup, package: Package, predict: object) -> None:
+    def __init__(self, setup: Setup, package: Package, predict: Callable[[Columns], Columns]) -> None:
         self._setup = setup
         self._contract = package.contract
         self._predict = predict
@@ -89,7 +91,7 @@ class _Worker:
         columns, kept = convert.decode(
             self._contract, cast(Format, setup.source), setup.header, part.body, part.rows, self._kept
         )
-        outputs = self._predict(columns)  # type: ignore[operator]
+        outputs = self._predict(columns)
         content = convert.encode(cast(Format, setup.target), kept, outputs, self._schema)
         write_atomically(part_file(Path(setup.folder), part.number), content)
         return Done(part.number, part.rows)

@@ -22,7 +22,7 @@ from modelyard.serving.grpc.stream import Stream
 from modelyard.serving.logs import Log
 from modelyard.serving.problems import HttpProblem, problem_of
 from modelyard.serving.request_ids import RequestIds
-from modelyard.serving.spec import Limits
+from modelyard.serving.spec import LONGEST_DEADLINE, Limits
 from modelyard.serving.tracing import trace_fields
 
 __all__ = ["Access", "Call", "Dispatcher", "Guard", "Method"]
@@ -30,7 +30,6 @@ __all__ = ["Access", "Call", "Dispatcher", "Guard", "Method"]
 Access = Literal["infer", "read", "load", "promote", "public"]
 
 LONGEST_METADATA = 16_384
-LONGEST_DEADLINE = 3600.0
 HELD_BODIES = 16
 """Longest bodies that all unfinished calls of a worker may hold together."""
 

@@ -21,11 +21,11 @@ from modelyard.serving.http.routing import (
 from modelyard.serving.inference import LARGE_BODY, Inference, Taken
 from modelyard.serving.problems import MEDIA_TYPE, HttpProblem, media_type_of, problem_of
 from modelyard.serving.request_ids import RequestIds
+from modelyard.serving.spec import LONGEST_DEADLINE
 from modelyard.serving.tracing import Trace, Tracer, trace_fields
 
 __all__ = ["Application", "HttpGuard"]
 
-LONGEST_DEADLINE = 3600.0
 TRACED = frozenset({"infer", "load", "promote"})
 """What has a span; a probe every second would only bury them."""
 

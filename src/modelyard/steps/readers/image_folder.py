@@ -20,7 +20,7 @@ from modelyard.steps.readers.request import Request, wanted_columns
 try:
     from PIL import Image, ImageOps
 except ImportError:  # the extra `images`; a step that needs it says so
-    Image = None  # type: ignore[assignment]
+    Image = None  # type: ignore[assignment]  # stands for a module that is not there
 
 __all__ = ["read"]
 

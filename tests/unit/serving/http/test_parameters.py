@@ -114,6 +114,7 @@ class Reading:
 def routes() -> tuple[Route, ...]:
     slots = Slots(Page.create())
     inference: Any = SimpleNamespace(slots=slots, slot=slots.__getitem__, limits=Limits(), metrics=None)
+    # Nothing is asked of the supervisor.
     return routes_of(inference, None, uploads=Path("/nowhere"))  # type: ignore[arg-type]
 
 
